@@ -294,7 +294,7 @@ def _run(
 def _commands(
     matches: list[Match], task: environments.Task, console: Console
 ) -> dict[str, list[str]]:
-    """What starts each peer; they are installed before anything is measured."""
+    """Return the command of each peer; all are installed before the first measurement."""
     commands = {}
     for name in dict.fromkeys(name for match in matches for name in match.peers):
         console.print(f"Preparing {name} (the first time, this takes minutes)")

@@ -36,7 +36,7 @@ class Turn:
 
 
 def measure(engine: Engine, clients: int, numbers: random.Random) -> Turn:
-    """Serve so many requests at once."""
+    """Serve a number of requests at once."""
     params = SamplingParams(max_new_tokens=NEW_TOKENS, ignore_eos=True)
     for client in range(clients):
         engine.submit(b"", Submit(client, random_prompt(numbers, PROMPT), params))

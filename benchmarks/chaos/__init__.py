@@ -1,1 +1,1 @@
-"""Faults on purpose: what breaks around a running server, and what its clients see of it."""
+"""Injects faults around a running server, and records what its clients see of them."""

@@ -1,4 +1,4 @@
-"""HTTP by hand: requests as bytes, valid or not, and whatever comes back."""
+"""HTTP by hand: requests as bytes, valid or not, and their answers."""
 
 import contextlib
 import http.client
@@ -57,7 +57,7 @@ def exchange(port: int, sent: bytes, timeout_s: float, *, half_closes: bool = Fa
 
 
 def read_answer(connection: socket.socket, method: str = "POST") -> tuple[int, bytes]:
-    """Read one answer; that to HEAD has no body, whatever its length. Raises TimeoutError."""
+    """Read one answer; that to HEAD has no body, for any length. Raises TimeoutError."""
     response = http.client.HTTPResponse(connection, method=method)
     try:
         response.begin()

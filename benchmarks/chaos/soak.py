@@ -58,7 +58,7 @@ def soak(model: Path, folder: Path, seconds: float) -> Row:
 
 @dataclass(frozen=True, slots=True)
 class _Sample:
-    """What all processes of the server hold at a time: seconds, bytes, open files."""
+    """The resources of all processes of the server at a time: seconds, bytes, open files."""
 
     at_s: float
     memory: int

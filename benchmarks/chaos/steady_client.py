@@ -1,4 +1,4 @@
-"""A well-behaved client in a process of its own, which notes how long it had to wait.
+"""A well-behaved client in another process, which records how long it waits.
 
 It streams short completions, one after another. A gap is the time until the first token of one, or
 between two tokens.
@@ -24,7 +24,7 @@ NO_REPORT = json.dumps({"failures": ["the client itself died"]})
 
 @dataclass
 class SteadyReport:
-    """What the client saw: streams, gaps in seconds (the largest ten), and failures in words."""
+    """Results of the client: streams, gaps in seconds (the ten largest), and failures in words."""
 
     num_streams: int = 0
     gaps_s: list[float] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""One fault with sixteen requests in flight: what is seen of it, and what remains."""
+"""One fault with sixteen requests in flight: its effect on them, and what remains."""
 
 import contextlib
 import time
@@ -28,7 +28,7 @@ REPLACED_WITHIN_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """What a fault has done: `undo` takes it back after the requests' end, and not before it has
+    """The effect of a fault: `undo` takes it back after the requests' end, and not before it has
     been dealt with (`is_over`), if the server deals with it.
     """
 
@@ -50,7 +50,7 @@ class Fault:
 
 @dataclass(slots=True)
 class Row:
-    """A line of the table; seconds are None where nobody saw anything."""
+    """A line of the table; seconds are None where no client saw anything."""
 
     fault: str
     streams: str

@@ -11,7 +11,7 @@ from benchmarks.endpoint.workload import Prompt
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What all requests have in common; `extra` is added to their bodies."""
+    """The common fields of all requests; `extra` is added to their bodies."""
 
     model: str = ""
     ignore_eos: bool = False

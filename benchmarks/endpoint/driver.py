@@ -28,7 +28,7 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """How much is sent in a level: a number of requests, for at most so many seconds."""
+    """The extent of a level: a number of requests, and the most seconds."""
 
     requests: int | None = None
     seconds: float | None = None

@@ -26,7 +26,7 @@ class Transport(Protocol):
 
 
 class Http:
-    """Requests over HTTP; connections are kept for later requests."""
+    """Requests over HTTP; later requests reuse connections."""
 
     def __init__(self, url: str, path: str, headers: dict[str, str]) -> None:
         self._url, self._path, self._headers = url, path, headers

@@ -29,7 +29,7 @@ ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What one request asks: a text or messages, the longest answer, and when it is due.
+    """The prompt of a request: a text or messages, the longest answer, and when it is due.
 
     `at` is in seconds from the start of a trace, None outside of one.
     """
@@ -56,7 +56,7 @@ class Words:
         self._words = PROSE.read_text().split()
 
     def draw(self, key: str, num_tokens: int) -> str:
-        """Return a text of its own for each key."""
+        """Return another text for each key."""
         numbers = random.Random(key)
         if self._exact is not None:
             text: str = self._exact.text(self._exact.draw(numbers, num_tokens))

@@ -19,7 +19,7 @@ NUM_SENDERS = 6
 
 @dataclass
 class FuzzReport:
-    """What came back: answers by status, cases that failed in words, seconds."""
+    """The results: answers by status, cases that failed in words, seconds."""
 
     statuses: Counter[int] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Runs the parts of a GPU day one after another, whatever happens, and writes the report.
+"""Runs the parts of a GPU day one after another, failed ones too, and writes the report.
 
 Results are in the report as they come. `benchmarks/gpu_day.sh` prepares the environment.
 """
@@ -52,7 +52,7 @@ def find_device() -> str:
 
 
 def run_all(parts: tuple[Part, ...], device: str, folder: Path, seconds: float) -> int:
-    """Run the parts within so many seconds; return 1 if any failed, else 0."""
+    """Run the parts within a number of seconds; return 1 if any failed, else 0."""
     deadline = time.monotonic() + seconds - RESERVE_S
     started = time.monotonic()
     facts = {

@@ -1,4 +1,4 @@
-"""Models with random weights that are made on the device, and engines of them."""
+"""Models with random weights, drawn on the device, and engines of them."""
 
 import time
 from typing import Any

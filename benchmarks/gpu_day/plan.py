@@ -36,7 +36,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A module with `cases(scale)`, run in a process of its own, with its environment."""
+    """A module with `cases(scale)`, run in another process, with its environment."""
 
     name: str
     title: str

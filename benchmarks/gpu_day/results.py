@@ -1,4 +1,4 @@
-"""What a part has measured, one line of JSON each, so that a part that is killed loses nothing.
+"""The measurements of a part, one line of JSON each, so that a part that is killed loses nothing.
 
 `begin` and `end` enclose a case, `value` is one figure of it, `done` follows the last case.
 """
@@ -18,7 +18,7 @@ class Recorder:
         self.case = ""
 
     def begin(self, case: str, limit_s: float) -> None:
-        """Begin a case that may take so many seconds."""
+        """Begin a case, with the most seconds that it may take."""
         self.case = case
         self.write("begin", limit_s=limit_s)
 

@@ -33,7 +33,7 @@ def run_part(
     part: Part, device: str, results: Path, output: BinaryIO, seconds: float,
     written: Callable[[], None] = lambda: None,
 ) -> None:  # fmt: skip
-    """Run a part for so many seconds at most; `written` is called when it has new results."""
+    """Run a part for a number of seconds at most; `written` is called when it has new results."""
     deadline = time.monotonic() + min(seconds, part.limit_s * Scale(device).patience)
     recorder, after = Recorder(results, part.name), ""
     while True:

@@ -1,4 +1,4 @@
-"""Runs the cases of one part, in a process of its own.
+"""Runs the cases of one part: the process of `supervise`.
 
     python -m benchmarks.gpu_day.worker PART MODULE RESULTS DEVICE [AFTER]
 

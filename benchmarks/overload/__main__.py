@@ -38,7 +38,7 @@ SLOWER = 1.2
 
 @dataclass
 class Phases:
-    """What the phases without, or with, the overload have shown."""
+    """The results of the phases without, or with, the overload."""
 
     num_gaps: int = 0
     gaps_s: float = 0.0

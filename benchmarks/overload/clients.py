@@ -27,7 +27,7 @@ EVENT = b"data:"
 
 @dataclass(slots=True)
 class _Exchange:
-    """One request: what has come of its answer, and when it began and last brought a token."""
+    """One request: its answer so far, its start, and the time of its last token."""
 
     socket: socket.socket
     began: float
@@ -114,7 +114,7 @@ def _begin(selector: selectors.BaseSelector, port: int, request: bytes) -> None:
 
 
 def _receive(exchange: _Exchange) -> bytes:
-    """Return what has come; the first bytes are kept for the status."""
+    """Return the new bytes; the first ones stay for the status."""
     try:
         data = exchange.socket.recv(65_536)
     except OSError:

@@ -65,5 +65,5 @@ COUNTERPARTS = {other: name for name, others in _THEIRS.items() for other in oth
 
 def with_counterpart(name: str) -> str:
     """Return a variable of another image with the setting that is in its place, if there is one."""
-    ours = COUNTERPARTS.get(name)
-    return name if ours is None else f"{name} (here {ours})"
+    counterpart = COUNTERPARTS.get(name)
+    return name if counterpart is None else f"{name} (here {counterpart})"

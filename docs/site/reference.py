@@ -1,4 +1,4 @@
-"""Write the pages of docs/ that are made from the code: `make docs`.
+"""Generate the pages of docs/ that come from the code: `make docs`.
 
 Each function returns one page. A test compares the pages with those that are committed.
 """

@@ -25,7 +25,7 @@ Message = dict[str, Any]
 
 @dataclass
 class Conversation:
-    """What one training sequence is rendered from."""
+    """The source of one training sequence."""
 
     messages: list[Message]
     tools: list[dict[str, Any]] | None = None
@@ -518,7 +518,7 @@ def places() -> tuple[tuple[str, str], ...]:
 
 
 def pick_place(rng: random.Random) -> tuple[str, str]:
-    """A place and its unit; some names are made up, to teach the rule instead of the list."""
+    """A place and its unit; some names are invented, to teach the rule instead of the list."""
     chance = rng.random()
     if chance < 0.62:
         return rng.choice(places())
@@ -541,7 +541,7 @@ def call_message(name: str, arguments: dict[str, Any], rng: random.Random) -> Me
 
 
 def result_and_answer(rng: random.Random, place: str, unit: str) -> tuple[Any, str]:
-    """What the weather function returned, and the sentence that uses it."""
+    """The result of the weather function, and the sentence that uses it."""
     degrees = rng.randint(-5, 35) if unit == "celsius" else rng.randint(15, 99)
     sky = rng.choice(SKIES)
     full = f"It is {degrees} degrees and {sky} in {place}."

@@ -63,7 +63,7 @@ def question(kind: str, text: str, answer: str, context: str | None) -> Item:
 
 
 def call_text(message: Message) -> str:
-    """What the model has to write for an assistant turn."""
+    """The expected answer for an assistant turn."""
     if message["content"] is not None:
         return str(message["content"])
     function = message["tool_calls"][0]["function"]

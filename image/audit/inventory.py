@@ -1,4 +1,4 @@
-"""What is installed where this runs, as JSON. Runs inside the image: only the standard library."""
+"""Lists the packages of the image as JSON. Runs inside it, with the standard library alone."""
 
 import importlib.metadata
 import json

@@ -11,7 +11,7 @@ SUFFIX = " for endpoint usage"
 def endpoint_quotas(aws: Aws, instance_types: Iterable[str]) -> dict[str, float]:
     """Return the quotas of these types; a type is missing where nothing is known of it.
 
-    Reads until all are found: the account has some two thousand quotas for SageMaker.
+    Reads until it has all: the account has some two thousand quotas for SageMaker.
     """
     names = {f"{name}{SUFFIX}": name for name in instance_types}
     quotas: dict[str, float] = {}

@@ -178,15 +178,15 @@ def _dashboard(config: Config) -> dict[str, Any]:
     widgets = [
         {
             "type": "metric",
-            "x": place % 3 * WIDTH,
-            "y": place // 3 * HEIGHT,
+            "x": position % 3 * WIDTH,
+            "y": position // 3 * HEIGHT,
             "width": WIDTH,
             "height": HEIGHT,
             "properties": {"title": title, "period": PERIOD_S, "view": "timeSeries"}
             | graph
             | region,
         }
-        for place, (title, graph) in enumerate(_graphs(config).items())
+        for position, (title, graph) in enumerate(_graphs(config).items())
     ]
     return {"widgets": widgets}
 

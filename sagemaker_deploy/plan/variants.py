@@ -41,7 +41,7 @@ def others(config: Config, models: Mapping[str, str]) -> list[Json]:
 
 
 def shadow(config: Config, models: Mapping[str, str]) -> list[Json]:
-    """Build the shadow, which gets a share of the requests too, and whose answers nobody gets."""
+    """Build the shadow, which gets a share of the requests too, and whose answers are dropped."""
     if config.shadow is None:
         return []
     variant = _variant(with_changes(config, config.shadow), SHADOW, models[SHADOW])

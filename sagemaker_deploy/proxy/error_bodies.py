@@ -39,7 +39,7 @@ def has_form(api: Api, body: Json | None) -> bool:
 
 
 def error_event(api: Api, status: int, message: str) -> bytes:
-    """Encode an error as the last event of a stream; it begins on a line of its own."""
+    """Encode an error as the last event of a stream; it begins on a new line."""
     body = error_body(api, status, message)
     if api is Api.RESPONSES:
         body = {"type": "error", "code": "server_error", "message": message, "param": None}

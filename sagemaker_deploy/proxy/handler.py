@@ -109,11 +109,11 @@ class RequestHandler:
     ) -> tuple[ClientRequest, Target]:
         """Find the model that a body names. Raises Refused."""
         name = body["model"] if isinstance(body.get("model"), str) else ""
-        found = self._targets.find(name)
-        if found is None:
+        model_target = self._targets.find(name)
+        if model_target is None:
             known = ", ".join(self._targets.models)
             raise Refused(404, f"`model` {name!r} is not known here; known are: {known}")
-        stats.model, target = found
+        stats.model, target = model_target
         is_alias = not name or name in self._targets.models
         return ClientRequest(stats.api, path, body, name, is_alias), target
 
@@ -205,11 +205,11 @@ async def _send_stream(
     answer: Answer,
     plan: Plan,
     stats: RequestStats,
-    kept: list[bytes] | None = None,
+    body_parts: list[bytes] | None = None,
 ) -> web.StreamResponse:
     """Send the client's stream; an error after its beginning is one more event.
 
-    Parts are added to `kept`, if it is there.
+    Appends the parts to `body_parts`, if there is such a list.
     """
     headers = STREAM_HEADERS | answer.headers | {REQUEST_ID: stats.request_id}
     response = web.StreamResponse(headers=headers)
@@ -219,8 +219,8 @@ async def _send_stream(
         try:
             async for part in stream_bytes(answer, plan, stats.api):
                 stats.feed(part)
-                if kept is not None:
-                    kept.append(part)
+                if body_parts is not None:
+                    body_parts.append(part)
                 await response.write(part)
         except CallFailed as failure:
             status, stats.error = failure.status, failure.message

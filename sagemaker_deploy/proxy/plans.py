@@ -1,7 +1,7 @@
 """Decides for a request and a container: the body and route, the translation, the join.
 
-Containers of ours and vLLM's serve all routes through `route=` in the custom attributes. TGI's and
-LMI's know the shapes of `/invocations` only, so the rest is translated.
+This project's containers and vLLM's serve all routes through `route=` in the custom attributes.
+TGI's and LMI's know the shapes of `/invocations` only, so the rest is translated.
 """
 
 from collections.abc import Callable

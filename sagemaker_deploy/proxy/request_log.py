@@ -32,7 +32,7 @@ class RequestLog:
     ) -> None:
         """Write a line; `started` is of the monotonic clock. Any thread may call this.
 
-        Raises OSError, and whatever an answer of an unknown form raises.
+        Raises OSError, and other errors for an answer of an unknown form.
         """
         line = {
             "name": name,

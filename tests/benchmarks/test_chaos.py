@@ -1,4 +1,4 @@
-"""The table of `make chaos`, and how the ends of requests are told apart."""
+"""The table of `make chaos`, and the kinds of ends of requests that it distinguishes."""
 
 from http.server import BaseHTTPRequestHandler, HTTPServer
 

@@ -14,7 +14,7 @@ from tests.support.servers import ROOT, free_port
 
 
 class Scripted:
-    """A client whose answers are given deltas."""
+    """A client that answers with these deltas."""
 
     url = "http://here"
 

@@ -1,4 +1,4 @@
-"""The executor over a recorder: what is called, what is undone, what is named."""
+"""The executor over a recorder: its calls, what it undoes after a failure, and what it names."""
 
 import tarfile
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What the build refuses."""
+"""Builds that are refused."""
 
 import os
 import subprocess

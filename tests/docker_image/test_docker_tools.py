@@ -1,4 +1,4 @@
-"""What people use on their machines with the image: the SageMaker SDK's local mode, and compose."""
+"""The image in the tools on a developer's machine: the SageMaker SDK's local mode, and compose."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""What is in the image, and what is not."""
+"""The files and packages of the image, and those that it must not have."""
 
 import json
 import os

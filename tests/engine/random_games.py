@@ -31,7 +31,7 @@ STEPS = 200  # in which requests come; then all of them end
 
 
 def expected(submit: Submit, seq_index: int) -> Completion:
-    """The oracle: what one sequence is told, and why it ends; None if by its grammar's error."""
+    """Return the completion of a sequence and its finish reason; None if its grammar fails."""
     params, ids = submit.params, list(submit.prompt_ids)
     completion: list[int] = []
     reason = None
@@ -57,7 +57,7 @@ def expected_reason(params: SamplingParams, completion: list[int]) -> FinishReas
 
 
 class Client:
-    """Knows which sequences have not ended, and compares what they are told with the oracle."""
+    """Knows the unfinished sequences, and compares their tokens with the oracle's."""
 
     def __init__(self) -> None:
         self.submitted: dict[int, Submit] = {}
@@ -201,7 +201,7 @@ class Game:
         return self.tally
 
     def _disturb(self) -> None:
-        """What may happen between two steps."""
+        """The events between two steps."""
         rnd = self.rnd
         if rnd.random() < 0.35 and len(self.client.unfinished) < 12:
             self._submit()

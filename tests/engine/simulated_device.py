@@ -22,7 +22,7 @@ Place = tuple[int, int]  # a block and an offset in it
 
 
 class Content(NamedTuple):
-    """What a cell is computed from."""
+    """The inputs from which a cell is computed."""
 
     ids: tuple[int, ...]
     adapter: int
@@ -30,13 +30,13 @@ class Content(NamedTuple):
 
 
 def contents(ids: list[int], adapter: int, images: ImageTensors) -> list[Content]:
-    """What the cells of these tokens must hold, in their order."""
+    """Return the contents of the cells of these tokens, in their order."""
     picture = images["pixels"].data[0] if images else 0
     return [Content(tuple(ids[:end]), adapter, picture) for end in range(1, len(ids) + 1)]
 
 
 def next_token(last: Content, seq_index: int) -> int:
-    """What the model samples after a token. Often repeats itself, so that drafts come true."""
+    """Return the token that the model samples; it often repeats, so that drafts come true."""
     chance = hash((last, seq_index)) >> 8
     if chance % 5 < 3 and len(last.ids) > 3:
         return last.ids[-3]
@@ -44,7 +44,7 @@ def next_token(last: Content, seq_index: int) -> int:
 
 
 class Memory:
-    """The cells of the KV cache and of the host's slots; what is not there is junk."""
+    """The cells of the KV cache and of the host's slots; a missing one is junk."""
 
     def __init__(self, block_size: int) -> None:
         self.block_size = block_size
@@ -117,7 +117,7 @@ class SimulatedDevice:
             raise Injected
 
     def lose_all(self) -> None:
-        """What a failure may leave behind: nothing that anyone could use."""
+        """Fill the memory with junk, as a failed step may leave it."""
         self.memory.lose_all()
         self.sampled = []
         self.unread = 0

@@ -26,7 +26,7 @@ GAMES = 6  # of each seed, with overlap and without
 
 @cache
 def play(seed: int, overlaps: bool) -> Counter[str]:
-    """What has happened in the games of a seed. Raises what went wrong in one."""
+    """Play the games of a seed; return the events. Raises the first failure."""
     rnd = random.Random(seed)
     tallies = [Game(rnd, overlaps).play() for _ in range(GAMES)]
     return sum(tallies, Counter())

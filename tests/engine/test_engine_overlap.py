@@ -1,4 +1,4 @@
-"""Steps that begin before the last one is read: the same tokens, whatever happens in between."""
+"""Steps that begin before the last one is read: the same tokens with any event in between."""
 
 import random
 

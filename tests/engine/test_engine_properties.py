@@ -1,4 +1,4 @@
-"""Whatever is asked of the engine's arithmetic, in whatever order, no block is lost."""
+"""No order of requests makes the engine's arithmetic lose a block."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st

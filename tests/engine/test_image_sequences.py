@@ -1,4 +1,4 @@
-"""Sequences with images: what identifies their blocks, and chunks that do not split an image."""
+"""Sequences with images: the keys of their blocks, and chunks that do not split an image."""
 
 from container.engine.blocks.block_pool import BlockPool
 from container.engine.blocks.kv_cache_manager import KVCacheManager

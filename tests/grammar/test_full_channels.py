@@ -1,4 +1,4 @@
-"""Channels without room, late readers and stopped processes: nobody waits, and nothing is lost."""
+"""Full channels, late readers, stopped processes: the engine does not wait and loses nothing."""
 
 import contextlib
 import os
@@ -226,7 +226,7 @@ def _end_child(server: _ForkServer) -> None:
 
 
 def _fork(act: Callable[[], None]) -> int:
-    """Run something in a process of its own, whose signals and timers it uses; return its code."""
+    """Run a function in another process, whose signals and timers it uses; return its code."""
     pid = os.fork()
     if pid == 0:
         code = 1

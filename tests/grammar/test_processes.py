@@ -1,4 +1,4 @@
-"""Grammar processes: whatever a client writes, at most its own grammar ends."""
+"""Grammar processes: a client's grammar can end itself at most."""
 
 import os
 import signal

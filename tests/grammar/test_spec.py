@@ -1,4 +1,4 @@
-"""Grammars as clients write them: what is refused says what is wrong, and where."""
+"""Grammars as clients write them: a refusal names the fault and its place."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What a failed installation of a user's requirements says."""
+"""The message of a failed installation of a user's requirements."""
 
 from container.handlers.requirements import _reason
 

@@ -1,6 +1,6 @@
 """The wire format of each shape, as a file: which keys come, in which order, with which types.
 
-Words of the format (`object`, `role`, `finish_reason`, ...) are kept, what varies is replaced by
+Words of the format (`object`, `role`, `finish_reason`, ...) stay; values that vary become
 its type, and chunks that look alike are told once. After a change that is meant, run this file with
 `UPDATE_GOLDEN=1` in the environment, which writes the files again, and read the diff.
 """
@@ -72,7 +72,7 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def _shape(value: Any, key: str = "") -> Any:
-    """What of a value the format fixes."""
+    """Return the part of a value that the format fixes."""
     if isinstance(value, dict):
         if key in ("parameters", "top_logprobs"):  # a schema of ours, a map by token
             return "object"

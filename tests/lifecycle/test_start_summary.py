@@ -1,4 +1,4 @@
-"""What a start shows at a terminal, without a server; tests/integration/server has one."""
+"""The summary of a start at a terminal, without a server; tests/integration/server has one."""
 
 import re
 import subprocess

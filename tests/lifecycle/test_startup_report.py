@@ -1,4 +1,4 @@
-"""The block of lines at start: what is found, and what is probably a mistake."""
+"""The report at start: model, code and machine, and settings that are probably mistakes."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""What an account has before a deployment: an image in ECR, a role, a bucket; all in moto."""
+"""An account before a deployment: an image in ECR, a role, a bucket; all in moto."""
 
 import json
 from urllib.parse import quote
@@ -40,7 +40,7 @@ def serve_quotas(patch: pytest.MonkeyPatch) -> None:
 
 
 def furnish() -> dict[str, str]:
-    """Make them; what a configuration needs to name them."""
+    """Create them; return the fields of a configuration that name them."""
     ecr, iam, s3 = boto3.client("ecr"), boto3.client("iam"), boto3.client("s3")
     account = boto3.client("sts").get_caller_identity()["Account"]
     ecr.create_repository(repositoryName="llm")

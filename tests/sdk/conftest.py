@@ -52,7 +52,7 @@ def moto_url() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def account(moto_url: str) -> dict[str, str]:
-    """What a configuration needs of an account: image, role, bucket."""
+    """The fields of a configuration that name an account's image, role and bucket."""
     return aws_account.furnish()
 
 
@@ -98,7 +98,7 @@ def demo(local: Local) -> str:
 
 @pytest.fixture(scope="session")
 def outside() -> Iterator[Trap]:
-    """What is outside of this machine, for processes that get its variables."""
+    """The world outside of this machine, for processes that get its variables."""
     trap = Trap()
     yield trap
     trap.close()

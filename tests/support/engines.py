@@ -36,7 +36,7 @@ class Job:
 
 
 class ScriptedRunner(SyncModelRunner):
-    """Samples the position: the token at index i is i % period + 2, whatever the prompt."""
+    """Samples the position: the token at index i is i % period + 2 for any prompt."""
 
     def __init__(self, period: int = 100) -> None:
         self.period = period

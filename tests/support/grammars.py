@@ -49,7 +49,7 @@ class Countdown:
         self.grammars.answer_some()
 
     def answer(self) -> None:
-        """Answer the next that is open: what the token did, then the bitmask."""
+        """Answer the next open constraint: the result of the token, then the bitmask."""
         if not self.is_advanced:
             self.is_advanced = True
         else:
@@ -64,7 +64,7 @@ class Countdown:
 
 
 class ScriptedGrammars:
-    """Compiles a grammar when it is told to; `answers` says whether a constraint answers now."""
+    """Compiles a grammar when the test says so; `answers`: whether a constraint answers now."""
 
     def __init__(self, answers: Callable[[], bool] = lambda: True) -> None:
         self.answers = answers

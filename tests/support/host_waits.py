@@ -1,4 +1,4 @@
-"""Finds whatever makes the host wait for a device, without one."""
+"""Finds operations that make the host wait for a device, without one."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,9 +15,9 @@ class HostWaits(AssertionError):
 
 
 class Watched(TorchDispatchMode):
-    """Refuses operations that need the device's values on the host; notes the others, and copies.
+    """Refuses operations that need the device's values on the host; records the rest and copies.
 
-    Logits on the device "meta" have no values, so that there whatever reads them fails, too.
+    Logits on the device "meta" have no values, so that every operation that reads them fails.
     """
 
     REFUSED = frozenset(
@@ -67,7 +67,7 @@ class Watched(TorchDispatchMode):
 
 
 class WatchedCalls(TorchFunctionMode):
-    """Refuses what is no operation of its own: values as Python's, lists as indices or tensors."""
+    """Refuses reads that are no operations: values as Python's, lists as indices or tensors."""
 
     REFUSED = frozenset(
         {"tolist", "item", "numpy", "cpu", "__bool__", "__int__", "__float__", "__index__"}

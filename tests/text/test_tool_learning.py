@@ -48,7 +48,7 @@ def _parse(
 
 
 def _turn(template: str, calls: list[tuple[str, dict[str, Any]]], *, as_text: bool) -> str:
-    """What the template writes for a reply with calls, from the reply's start on."""
+    """Return the template's text of a reply with calls, from the reply's start on."""
     written = [
         {
             "id": f"call0000{index}",

@@ -1,4 +1,4 @@
-"""Weights and caches of fewer bits: what serves them on this device, how exactly and how fast."""
+"""Weights and caches of fewer bits: their layers on this device, with accuracy and speed."""
 
 import shutil
 import tempfile

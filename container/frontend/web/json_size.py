@@ -24,5 +24,5 @@ def _excess(written: str) -> str | None:
         (written.count(":"), MAX_MEMBERS, "members of objects"),
         (written.count(","), MAX_VALUES, "commas between values"),
     )
-    found = (f"{num} {kind}; the limit is {limit}" for num, limit, kind in counts if num > limit)
-    return next(found, None)
+    excesses = (f"{num} {kind}; the limit is {limit}" for num, limit, kind in counts if num > limit)
+    return next(excesses, None)

@@ -16,7 +16,7 @@ from container.frontend.web.http_request import current_request
 
 HEADER = "X-Replay-Info"
 CUSTOM_ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
-_ASKED = re.compile(r"(?:^|[,;])\s*replay-info=true\b")
+_REPLAY_INFO = re.compile(r"(?:^|[,;])\s*replay-info=true\b")
 
 
 def add_headers(app: Flask) -> None:
@@ -25,15 +25,15 @@ def add_headers(app: Flask) -> None:
     @app.after_request
     def add(response: Response) -> Response:
         attributes = request.headers.get(CUSTOM_ATTRIBUTES, "")
-        by_attributes = _ASKED.search(attributes) is not None
+        by_attributes = _REPLAY_INFO.search(attributes) is not None
         running = current_request().trace.running
         if not running or not (by_attributes or request.headers.get(HEADER) == "true"):
             return response
         info = json.dumps(replay_info(running), separators=(",", ":"))
         response.headers[HEADER] = info
         if by_attributes:
-            kept = response.headers.get(CUSTOM_ATTRIBUTES, attributes)
-            rest = _ASKED.sub("", kept).strip(",; ")
+            forwarded = response.headers.get(CUSTOM_ATTRIBUTES, attributes)
+            rest = _REPLAY_INFO.sub("", forwarded).strip(",; ")
             response.headers[CUSTOM_ATTRIBUTES] = f"{rest}{',' * bool(rest)}replay-info={info}"
         return response
 

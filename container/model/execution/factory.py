@@ -102,7 +102,7 @@ def make_runner(
 def _image_encoder(model: LoadedModel) -> ImageEncoder | None:
     if model.language_model is None:
         return None
-    return ImageEncoder(model.language_model, is_two_way=model.image_tokens > 0)
+    return ImageEncoder(model.language_model, is_bidirectional=model.image_tokens > 0)
 
 
 def make_forward(

@@ -98,14 +98,14 @@ def decode_attention(
         torch.empty(shape, dtype=torch.float32, device=query.device) for _ in range(2)
     )
     out = torch.empty(count, heads, value_dim, dtype=query.dtype, device=query.device)
-    seen = window if window is not None else 2**31 - 1
+    window_size = window if window is not None else 2**31 - 1
     if key_bias is not None and key_bias.stride(1) != 1:
         key_bias = key_bias.contiguous()
     bias_stride = 0 if key_bias is None else key_bias.stride(0)
     with torch.cuda.device_of(query):
         attend_piece[count, kv_heads * head_tiles, pieces](
             query, keys, values, tables, lens, lens if key_bias is None else key_bias,
-            part, highest, total, tables.stride(0), bias_stride, pieces, seen, chunk or 0,
+            part, highest, total, tables.stride(0), bias_stride, pieces, window_size, chunk or 0,
             scale,
             heads=heads, kv_heads=kv_heads, dim=dim, value_dim=value_dim, block_size=block_size,
             softcap=softcap or 0.0, has_bias=key_bias is not None, most=most, shortest=PIECE,
@@ -115,7 +115,7 @@ def decode_attention(
             num_warps=4, num_stages=STAGES,
         )  # fmt: skip
         join_pieces[count, heads](
-            part, highest, total, lens, lens if sinks is None else sinks, out, pieces, seen,
+            part, highest, total, lens, lens if sinks is None else sinks, out, pieces, window_size,
             chunk or 0, heads=heads, has_sinks=sinks is not None, value_dim=value_dim, most=most,
             shortest=PIECE, tile=tile, most_pad=triton.next_power_of_2(most), value_pad=pads[1],
             num_warps=4,

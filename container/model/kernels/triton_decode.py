@@ -59,12 +59,12 @@ def attend_piece(  # type: ignore[no-untyped-def]
     for at in range(start, stop, tile):
         # The first of these is always seen, so no row of scores is hidden altogether.
         position = at + tl.arange(0, tile)
-        seen = position < stop
-        block = tl.load(tables + row * stride + position // block_size, mask=seen, other=0)
+        in_context = position < stop
+        block = tl.load(tables + row * stride + position // block_size, mask=in_context, other=0)
         cache_row = (block.to(tl.int64) * kv_heads + kv_head) * block_size + position % block_size
         k = tl.load(
             keys + cache_row[:, None] * dim + d[None, :],
-            mask=seen[:, None] & (d < main_dim)[None, :],
+            mask=in_context[:, None] & (d < main_dim)[None, :],
             other=0.0,
         )
         k = _from_stored(k, mantissa).to(q.dtype).to(product)
@@ -72,7 +72,7 @@ def attend_piece(  # type: ignore[no-untyped-def]
         if is_latent:
             k_rest = tl.load(
                 keys + cache_row[:, None] * dim + r[None, :],
-                mask=seen[:, None] & (r < dim)[None, :],
+                mask=in_context[:, None] & (r < dim)[None, :],
                 other=0.0,
             )
             k_rest = _from_stored(k_rest, mantissa).to(q.dtype).to(product)
@@ -81,7 +81,7 @@ def attend_piece(  # type: ignore[no-untyped-def]
         else:
             v = tl.load(
                 values + cache_row[:, None] * value_dim + e[None, :],
-                mask=seen[:, None] & (e < value_dim)[None, :],
+                mask=in_context[:, None] & (e < value_dim)[None, :],
                 other=0.0,
             )
             v = _from_stored(v, mantissa).to(q.dtype).to(product)
@@ -91,10 +91,10 @@ def attend_piece(  # type: ignore[no-untyped-def]
         if has_bias:
             scores += tl.load(
                 key_bias + (kv_head * group + member)[:, None] * bias_stride + position[None, :],
-                mask=in_group[:, None] & seen[None, :],
+                mask=in_group[:, None] & in_context[None, :],
                 other=0.0,
             ).to(tl.float32)
-        scores = tl.where(seen[None, :], scores, float("-inf"))
+        scores = tl.where(in_context[None, :], scores, float("-inf"))
         now = tl.maximum(top, tl.max(scores, 1))
         fade = tl.exp(top - now)
         weights = tl.exp(scores - now[:, None])

@@ -226,7 +226,7 @@ def loadable(folder: Path, links_in: str | None = None) -> Path:
     It knows weights by their names. Shards without an index and weights under other names get an
     index, in a new folder of links below `links_in`. Raises ModelLoadError.
     """
-    if any(_has_usual_name(folder, named) for named in NAMED_WEIGHTS):
+    if any(_has_standard_name(folder, named) for named in NAMED_WEIGHTS):
         return folder
     for named in NAMED_WEIGHTS:
         if files := _weight_files(folder, Path(named).suffix):
@@ -274,7 +274,7 @@ def _num_tensors(folder: Path) -> int | None:
 
     Files with the usual names are loaded before all others.
     """
-    for named in sorted(NAMED_WEIGHTS, key=lambda named: not _has_usual_name(folder, named)):
+    for named in sorted(NAMED_WEIGHTS, key=lambda named: not _has_standard_name(folder, named)):
         if files := _weight_files(folder, Path(named).suffix):
             try:
                 return sum(len(_tensor_names(path)) for path in files)
@@ -283,7 +283,7 @@ def _num_tensors(folder: Path) -> int | None:
     return None
 
 
-def _has_usual_name(folder: Path, named: str) -> bool:
+def _has_standard_name(folder: Path, named: str) -> bool:
     """Whether there are weights, or an index of them, under a name that transformers looks for."""
     return any((folder / (named + end)).is_file() for end in ("", INDEX))
 

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class CheckpointLoader:
-    """Loads a model as often as it is needed: a conversion that is refused leaves it changed.
+    """Loads a model again whenever a refused conversion has left it changed.
 
     `options` go to `from_pretrained`. A checkpoint of few bits keeps these on a CPU, and with
     `dequantizes` becomes one of `dtype`.

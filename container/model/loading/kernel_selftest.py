@@ -210,10 +210,10 @@ class _Trial:
         stored = weight.to(self._dtype)  # quantization begins with the numbers of this dtype
         if quantize == "int8":
             numbers, scales = quantized(stored)
-            wide = numbers * scales[:, None]
+            values = numbers * scales[:, None]
         else:
-            wide = quantized_to_int4(stored, FEW_INPUTS).dequantized(torch.float32)
-        return _WideLinear(wide, bias, self._compute)
+            values = quantized_to_int4(stored, FEW_INPUTS).dequantized(torch.float32)
+        return _PromotedLinear(values, bias, self._compute)
 
     def _layer(self, index: int, quantize: str | None) -> FusedDecoderLayer:
         shapes = (QKV, HIDDEN), (HIDDEN, ATTN_WIDTH), (2 * WIDTH, HIDDEN), (HIDDEN, WIDTH)
@@ -264,18 +264,20 @@ class _Trial:
         return cache
 
 
-class _WideLinear(FastLinear):
+class _PromotedLinear(FastLinear):
     """A linear layer with weights in more bits than its rows."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, dtype: torch.dtype) -> None:
         super().__init__(weight, bias)
-        self._wide = torch.promote_types(weight.dtype, dtype)
-        self._weight, self._dtype = weight.to(self._wide), dtype
+        self._compute_dtype = torch.promote_types(weight.dtype, dtype)
+        self._weight, self._dtype = weight.to(self._compute_dtype), dtype
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Multiply [..., in_features] to [..., out_features] of the rows' dtype."""
-        bias = None if self.bias is None else self.bias.to(self._wide)
-        return nn.functional.linear(rows.to(self._wide), self._weight, bias).to(self._dtype)
+        bias = None if self.bias is None else self.bias.to(self._compute_dtype)
+        return nn.functional.linear(rows.to(self._compute_dtype), self._weight, bias).to(
+            self._dtype
+        )
 
 
 def _one_by_one(layers: list[FusedDecoderLayer]) -> Callable[..., torch.Tensor]:

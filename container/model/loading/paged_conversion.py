@@ -191,9 +191,9 @@ def _convert(
     caches_latents: bool = False,
     by_token: bool = False,
 ) -> PagedTrial:
-    """Switch and compare, with latents if they are kept. Raises NotPageable or _OnlyByToken.
+    """Switch and compare; the cache may store latents. Raises NotPageable or _OnlyByToken.
 
-    `by_token`: a recurrent model's own pass has only a short segment at once, as it is served.
+    `by_token`: a recurrent model's own pass has one short segment at a time, like a served one.
     """
     text = module if language_model is None else language_model.inner
     original, ids = text.config._attn_implementation, prompt.ids

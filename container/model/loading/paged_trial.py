@@ -52,7 +52,7 @@ class PagedTrial:
         times: CheckTimes,
         language_model: LanguageModel | None = None,
     ) -> None:
-        """`times` are those of the checks so far; what they leave out is in `not_proved`."""
+        """`times` are those of the checks so far; `not_proved` lists cases that they leave out."""
         self.fallbacks = fallbacks
         self.not_proved: list[str] = []
         self.variants = reference.layers

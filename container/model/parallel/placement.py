@@ -116,12 +116,12 @@ def place(
         reason = obstacle
     gpus = [device.index for device in devices if device.type == "cuda"]
     if len(gpus) > 1:
-        spread = f"layers are spread over {len(gpus)} GPUs, which work one at a time"
+        device_map_line = f"layers are spread over {len(gpus)} GPUs, which work one at a time"
         if reason is None:
-            log.info("placement: %s, because TENSOR_PARALLEL=1 is set", spread)
+            log.info("placement: %s, because TENSOR_PARALLEL=1 is set", device_map_line)
         else:
             remedy = "set DATA_PARALLEL to the number of GPUs if the model fits one of them"
-            fallbacks.add("placement", f"{spread}, since {reason}", remedy)
+            fallbacks.add("placement", f"{device_map_line}, since {reason}", remedy)
     elif not gpus or weight_bytes <= settings.cuda_memory_fraction * machine.gpu_bytes[gpus[0]]:
         return Placement(devices)
     else:

@@ -16,11 +16,11 @@ from container.model.vision.prompt_inputs import PromptInputs
 
 
 class ImageEncoder:
-    """Reads prompts with images; `is_two_way`: the tokens of an image see each other."""
+    """Reads prompts with images; `is_bidirectional`: the tokens of an image see each other."""
 
-    def __init__(self, language_model: LanguageModel, *, is_two_way: bool) -> None:
+    def __init__(self, language_model: LanguageModel, *, is_bidirectional: bool) -> None:
         self._language_model = language_model
-        self._is_two_way = is_two_way
+        self._is_bidirectional = is_bidirectional
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="images")
         self._outputs: EncoderOutputs[RequestKey, tuple[ImageTensors, PromptInputs]] = (
             EncoderOutputs(lambda output: output[1].num_bytes)
@@ -46,7 +46,7 @@ class ImageEncoder:
         else:
             ids = sequence.token_ids[: sequence.prompt_len]
             positions = self._language_model.positions(ids, images)
-        spans = tuple(typed_spans(images)) if self._is_two_way else ()
+        spans = tuple(typed_spans(images)) if self._is_bidirectional else ()
         return PromptLayout(shift_of(positions), spans)
 
     def _read(self, sequence: Sequence) -> PromptInputs:

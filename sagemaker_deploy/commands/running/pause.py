@@ -37,9 +37,10 @@ def pause(name: str, aws: Aws, config: Config | None, yes: bool, poll: float) ->
     warnings = []
     if models:
         steps = plans.pause_components(models, targets)
-        if kept := plans.idle_instances(endpoint):
+        if num_idle := plans.idle_instances(endpoint):
             warnings.append(
-                f"{kept} instances stay and are billed; deploy with component.scale_in, and none do"
+                f"{num_idle} instances stay and are billed; "
+                "deploy with component.scale_in, and none do"
             )
     elif "AsyncInferenceConfig" in endpoint:
         steps = plans.pause_instances(name, targets)
@@ -75,8 +76,8 @@ def resume(
         least = {target["ResourceId"]: int(target["MinCapacity"]) for target in registered}
         if models := _models(components):
             paused = [model for model, count in models.items() if not count]  # others serve
-            wanted = {model: copies or _copies(known, model, least) for model in paused}
-            steps = plans.resume_components(wanted, targets)
+            num_copies = {model: copies or _copies(known, model, least) for model in paused}
+            steps = plans.resume_components(num_copies, targets)
         elif "AsyncInferenceConfig" in endpoint:
             count = copies or max(1, *least.values(), known.instance_count if known else 1)
             is_running = _instances(endpoint) > 0

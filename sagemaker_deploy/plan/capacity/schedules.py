@@ -27,17 +27,17 @@ def steps(config: Config, registered: Registered = NOTHING) -> list[Step]:
         return []
     target = target_of(config)
     timezone = config.scaling.timezone
-    wanted = {
+    planned = {
         schedule_name(config.name, name): _action(target, name, schedule, timezone)
         for name, schedule in config.scaling.schedules.items()
     }
     known = registered.schedules
     is_known = registered.is_known
-    changes = [change(step, known.get(name), is_known=is_known) for name, step in wanted.items()]
+    changes = [change(step, known.get(name), is_known=is_known) for name, step in planned.items()]
     own = schedule_name(config.name, "")
     removed = [
         _removal(target, name)
-        for name in sorted(known.keys() - wanted.keys())
+        for name in sorted(known.keys() - planned.keys())
         if name.startswith(own)
     ]
     return [step for step in changes if step] + removed

@@ -72,7 +72,7 @@ class Answer:
         return b"".join([part async for part in self.parts()])
 
     def close(self) -> None:
-        """End the call; the container sees that its client is gone."""
+        """End the call; the container sees a disconnect."""
         self._response.close()
 
 

@@ -1,4 +1,4 @@
-"""Whole answers as objects, whatever their API and whether they were streamed."""
+"""Whole answers as objects, of any API, streamed or not."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""What can be known of a model's size before it is deployed."""
+"""The size of a model, read before it is deployed."""
 
 from typing import Any
 

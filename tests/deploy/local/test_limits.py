@@ -1,4 +1,4 @@
-"""What the service refuses, the local endpoint refuses; what it wraps is wrapped."""
+"""The local endpoint refuses and wraps the same answers as the service."""
 
 import json
 import urllib.request

@@ -1,4 +1,4 @@
-"""Schedules, scale-in, pauses: fewer machines when nobody asks."""
+"""Schedules, scale-in, pauses: fewer machines while no requests come."""
 
 from dataclasses import replace
 from typing import Any

@@ -19,7 +19,7 @@ def _job(prompt: list[int], session: str = "", session_s: float = 60.0) -> Job:
 
 
 def _flood(engine: Engine) -> None:
-    """Use every block once, so that whatever is only cached is evicted."""
+    """Use every block once, so that all blocks that are only cached are evicted."""
     for start in range(4):
         run(engine, [_job([50 + start] * 40) for _ in range(6)])
         run(engine, [_job([60 + start + i] * 50) for i in range(6)])

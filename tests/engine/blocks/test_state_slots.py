@@ -95,7 +95,7 @@ def test_the_least_recently_used_snapshot_is_evicted() -> None:
 
 
 def _computed(engine: Engine, prompt: list[int]) -> int:
-    """Run a prompt; return how many of its tokens were found in the cache."""
+    """Run a prompt; return the number of its tokens that the cache had."""
     before = engine.load.cached_tokens
     engine.submit(b"a", Submit(0, prompt, SamplingParams(max_new_tokens=3)))
     while engine.has_work:

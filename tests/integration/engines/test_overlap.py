@@ -48,7 +48,7 @@ def answers(url: str) -> list[Any]:
 
 
 def _text(answer: dict[str, Any]) -> Any:
-    """What is said, and of which tokens, without rounding's last digits."""
+    """The text and its tokens, without the last digits, which rounding changes."""
     details = answer.get("details") or {}
     tokens = [(one["id"], round(one["logprob"], 2)) for one in details.get("tokens", [])]
     return answer["generated_text"], tokens, details.get("finish_reason")

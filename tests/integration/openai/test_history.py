@@ -1,4 +1,4 @@
-"""What the server answered comes back as history, on a template that takes little."""
+"""Answers of the server come back as history, on a template that takes little."""
 
 from pathlib import Path
 from typing import Any

@@ -47,7 +47,7 @@ def _messages(*parts: dict) -> list[dict]:
 
 
 def _expected(folder: Path, seeds: list[int]) -> tuple[str, int]:
-    """What transformers says of the same pictures, and how many tokens the prompt has."""
+    """Return transformers' text for the same pictures, and the length of the prompt."""
     processor = AutoProcessor.from_pretrained(folder)
     parts = [{"type": "image"} for _ in seeds] + [{"type": "text", "text": "What is this?"}]
     prompt = processor.apply_chat_template(

@@ -1,4 +1,4 @@
-"""Bodies of many records beside other requests: nobody is refused, and nobody waits long."""
+"""Bodies of many records beside other requests: none is refused, and none waits long."""
 
 import contextlib
 import json
@@ -18,7 +18,7 @@ CSV = {"Content-Type": "text/csv"}
 
 
 class Body(threading.Thread):
-    """A body of many records on its way, which is given up after five seconds."""
+    """A body of many records on its way; the client disconnects after five seconds."""
 
     def __init__(self, server: Server, data: bytes, headers: dict[str, str]) -> None:
         super().__init__(daemon=True)

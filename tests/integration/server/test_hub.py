@@ -1,4 +1,4 @@
-"""A model named by its Hub id is downloaded and served; what the Hub refuses is explained."""
+"""A model named by its Hub id is downloaded and served; refusals of the Hub are explained."""
 
 from pathlib import Path
 

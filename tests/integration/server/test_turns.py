@@ -1,4 +1,4 @@
-"""What costs one request much time leaves the others their turns, and is refused early."""
+"""A slow request leaves the other requests their turns, or is refused early."""
 
 import threading
 import time

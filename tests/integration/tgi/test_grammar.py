@@ -32,7 +32,7 @@ class Animal(BaseModel):
 
 
 class Park(BaseModel):
-    """A model with a definition of its own, as TGI's guidance page sends it."""
+    """A model with a nested definition, as TGI's guidance page sends it."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -1,4 +1,4 @@
-"""Grammars that a server must not follow: each is refused by name, and nobody else notices."""
+"""Grammars that a server must not follow: each is refused by name, and other requests go on."""
 
 import contextlib
 import json

@@ -74,7 +74,7 @@ def _ask(server: Server, timeout: float = 60, **body: object) -> requests.Respon
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """User code with a model of its own, and no engine."""
+    """A server of user code that loads its own model, without an engine."""
     folder = tmp_path_factory.mktemp("own")
     model = folder_with(folder / "model", PROGRAM)
     limits = {"HANDLER_TIMEOUT": "2", "HANDLER_MEMORY": "500", "PAYLOAD_LIMIT": "30000000"}

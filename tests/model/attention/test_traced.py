@@ -1,4 +1,4 @@
-"""What is noted of a model's own attention, and what is refused."""
+"""The trace of a model's own attention, and the models that are refused."""
 
 from collections.abc import Callable
 from typing import Any

@@ -116,7 +116,7 @@ def decoded(
     key_bias: torch.Tensor | None,
     is_latent: bool,
 ) -> torch.Tensor:
-    """What our kernel for decodes computes (tests/model/kernels/triton_interpreter_cases.py), a row
+    """Stand in for the Triton kernel of decodes (triton_interpreter_cases.py has its tests), a row
     at a time.
     """
     assert query.is_contiguous()

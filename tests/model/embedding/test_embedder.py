@@ -1,4 +1,4 @@
-"""Whatever the batch, vectors are those of sentence-transformers' own `encode`."""
+"""In any batch, vectors are those of sentence-transformers' own `encode`."""
 
 import os
 from pathlib import Path

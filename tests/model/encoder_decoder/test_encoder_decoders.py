@@ -1,4 +1,4 @@
-"""Encoder-decoders with paged decoders: greedy output is that of `generate`, whatever the schedule.
+"""Encoder-decoders with paged decoders: greedy output equals that of `generate` in any schedule.
 
 Several sequences share a step here, each beside the outputs of its own encoder.
 """

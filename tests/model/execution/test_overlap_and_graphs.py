@@ -1,4 +1,4 @@
-"""Overlapping steps and recorded decodes change no token, whatever a request asks for."""
+"""Overlapping steps and recorded decodes change no token, with any parameters of a request."""
 
 import random
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What else a request may ask for, with a recurrent model: adapters, late grammars, no drafts."""
+"""Further features of requests on recurrent models: adapters, late grammars, no drafts."""
 
 import random
 from pathlib import Path

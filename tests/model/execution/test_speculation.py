@@ -1,4 +1,4 @@
-"""A draft never changes what is said, to the bit; it only saves steps."""
+"""Drafts change no token and no bit of a log-probability; they only save steps."""
 
 import random
 

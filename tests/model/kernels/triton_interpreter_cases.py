@@ -134,7 +134,7 @@ class Decodes:
         )  # fmt: skip
 
     def expected(self) -> torch.Tensor:
-        """What the reference makes of it."""
+        """Return the reference's output."""
         case = self.case
         group = DecodeGroup(0, len(self.lens), self.tables, self.lens)
         # Only the shapes of these count.
@@ -144,7 +144,7 @@ class Decodes:
         return attend_cached(step, 0, self.query, keys, values, self.attn_params)
 
     def got(self, rows: slice = slice(None), width: int | None = None) -> torch.Tensor:
-        """What the kernels make of some rows, with a table of so many blocks."""
+        """Return the kernels' output for some rows, with a table of this many blocks."""
         return triton_attention.decode_attention(
             self.query[rows], self.cache.keys[0], self.cache.values[0],
             self.tables[rows].int()[:, :width], self.lens[rows].int(),
@@ -433,7 +433,7 @@ def test_layers_are_served_that_the_kernels_can_do() -> None:
 
 
 def launch_all(case: Case, rows: int) -> None:
-    """Call everything for a step of so many rows, whose tables are wider the more there are."""
+    """Launch all kernels for a step; with more rows the tables are wider."""
     decodes = Decodes(replace(case, lens=(7 * rows,) * rows))
     decodes.got()
     dtype = case.dtype

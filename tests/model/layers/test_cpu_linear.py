@@ -284,7 +284,7 @@ def test_layers_of_different_shapes_are_not_stacked() -> None:
 
 
 class _Plain(FusedDecoderLayer):
-    """A layer of which only counts what it is given and gives."""
+    """A layer with sizes of inputs and outputs alone."""
 
     def __init__(self) -> None:
         nn.Module.__init__(self)

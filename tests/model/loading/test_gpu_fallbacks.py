@@ -1,4 +1,4 @@
-"""What a GPU serves when one of its optimisations fails, with a CPU in its place."""
+"""Fallbacks of a GPU whose optimisation fails; a CPU stands in for it."""
 
 import sys
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What the start says of memory, and what is said when it is not enough."""
+"""The memory plan at start, and the error when memory does not suffice."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""QUANTIZE: weights of eight and four bits made here; what cannot work is refused with a reason."""
+"""QUANTIZE: weights of eight and four bits quantized here; refusals have a reason."""
 
 import copy
 import random

@@ -18,7 +18,7 @@ PROMPT = list(range(300, 420))
 
 
 def _reference(factor: float, count: int) -> list[int]:
-    """What transformers generates greedily with the factor in its configuration."""
+    """Return transformers' greedy tokens with the factor in its configuration."""
     config = AutoConfig.from_pretrained(DEMO_MODEL)
     rope = config.rope_parameters | {"rope_type": "linear", "factor": factor}
     config.rope_parameters = rope
@@ -30,7 +30,7 @@ def _reference(factor: float, count: int) -> list[int]:
 
 
 def _served(factor: str, count: int) -> tuple[list[int], int]:
-    """What the engine generates, and its longest sequence."""
+    """Return the engine's tokens, and the length of its longest sequence."""
     settings = Settings.from_environ(
         {"HF_MODEL_ID": str(DEMO_MODEL), "DTYPE": "float32", "ROPE_FACTOR": factor}
         | {"MAX_BATCH_TOTAL_TOKENS": "8192", "SM_NUM_GPUS": "0"}

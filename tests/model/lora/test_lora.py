@@ -1,4 +1,4 @@
-"""LoRA: every request says what peft's merged model says, whatever else is in its batch."""
+"""LoRA: every request gets the tokens of peft's merged model, in any batch."""
 
 import shutil
 import threading

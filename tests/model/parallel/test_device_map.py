@@ -1,4 +1,4 @@
-"""The theorem for models whose layers accelerate spreads: what does not fit waits on disk."""
+"""The theorem for models whose layers accelerate spreads: layers that do not fit are on disk."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What a failed or repeated command leaves alone: archives in use, scaling, other components."""
+"""Failed and repeated commands leave these alone: archives in use, scaling, other components."""
 
 import json
 import time

@@ -59,7 +59,7 @@ class Addresses:
         self._owners: dict[int, tuple[int, Any]] = {}
 
     def watch(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Note whatever `data_ptr` and `addressof` are called for from now on."""
+        """Record every object of `data_ptr` and `addressof` from now on."""
         data_ptr, addressof = torch.Tensor.data_ptr, ctypes.addressof
 
         def of_tensor(tensor: torch.Tensor) -> int:

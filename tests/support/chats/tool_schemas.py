@@ -1,6 +1,6 @@
 """Fifty schemas of tool arguments, each of several keywords drawn at random, that accept something.
 
-Every kind of property is drawn in turn, so that all of them occur whatever the seed.
+Every kind of property is drawn in turn, so that all of them occur with any seed.
 """
 
 import random

@@ -58,7 +58,7 @@ def mount(folder: Path, inside: str = "/opt/ml/model") -> str:
 
 @dataclass
 class Answer:
-    """What the server said: status, headers in small letters, body."""
+    """The answer of the server: status, headers in small letters, body."""
 
     status: int
     headers: dict[str, str]
@@ -115,7 +115,7 @@ class Container:
         return Answer(status, headers, text)
 
     def logs(self) -> list[str]:
-        """What it wrote so far, line by line."""
+        """Return its log so far, line by line."""
         done = subprocess.run([ENGINE, "logs", self.name], capture_output=True, text=True)
         return (done.stdout + done.stderr).splitlines()
 

@@ -40,7 +40,7 @@ def imports_of(path: Path, modules: dict[str, Path]) -> Iterator[str]:
 
 
 def graph(root: Path) -> Imports:
-    """What each module of both packages imports of them."""
+    """Return the modules of both packages that each module imports."""
     modules = modules_of(root, "container", "sagemaker_deploy")
     return {name: set(imports_of(path, modules)) - {name} for name, path in modules.items()}
 

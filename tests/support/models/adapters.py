@@ -24,7 +24,7 @@ LLAMA_LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", 
 
 
 def save(folder: Path, model: PreTrainedModel, seed: int, **config: object) -> Path:
-    """Write an adapter with random weights that are large enough to change what is said."""
+    """Write an adapter with random weights that are large enough to change the text."""
     settings = {"r": 4, "lora_alpha": 8, "target_modules": LLAMA_LAYERS, "lora_dropout": 0.0}
     with _peft():
         torch.manual_seed(seed)

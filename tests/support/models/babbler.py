@@ -64,7 +64,7 @@ class Babbler:
         return self.tokenizer.encode(text, add_special_tokens=False)
 
     def say(self, constraint: Constraint, seed: int, max_tokens: int = MAX_TOKENS) -> str | None:
-        """What comes out, markers included; None when the budget was too small."""
+        """Return the text, markers included; None when the budget was too small."""
         random = np.random.default_rng(seed)
         mask = np.zeros(-(-len(self._weights) // 32), np.int32)
         ids: list[int] = []

@@ -52,7 +52,7 @@ def gptq(
 
 
 def awq(weight: torch.Tensor) -> Packed:
-    """AWQ's layout `gemm`, whose words have eight outputs in an order of their own."""
+    """AWQ's layout `gemm`, whose words interleave eight outputs."""
     numbers, zeros, scales = _parts(weight)
     order = [0, 2, 4, 6, 1, 3, 5, 7]
 

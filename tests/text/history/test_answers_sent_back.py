@@ -1,4 +1,4 @@
-"""An answer of ours, cut anywhere and parsed, is accepted as history and loses nothing there."""
+"""An answer of the server, cut anywhere and parsed, is accepted as history without loss."""
 
 import json
 import random
@@ -31,7 +31,7 @@ CUTS = 4
 
 
 def _outputs(style: MessageStyle, family: str) -> list[str]:
-    """What the model may generate: text, thoughts, calls, and any two of them; whole and cut."""
+    """Return outputs of a model: text, thoughts, calls, and any two of them; whole and cut."""
     thought = "<think>tt</think>" if style.reasoning else ""
     whole = ["wwone wwtwo.", f"{thought}wwone wwtwo."]
     form = style.tool_format

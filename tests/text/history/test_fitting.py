@@ -1,4 +1,4 @@
-"""No message, call or result is lost, whatever the template; answers of ours are accepted."""
+"""No template loses a message, call or result; answers of the server are accepted."""
 
 import json
 from typing import Any
@@ -53,7 +53,7 @@ def _asked(text: str, *calls: dict[str, Any]) -> list[Message]:
 
 
 def _texts(messages: list[Message]) -> list[str]:
-    """Everything that was said in a conversation."""
+    """Return all texts of a conversation."""
     texts = []
     for message in messages:
         texts.append(message["content"].strip())
