@@ -184,7 +184,7 @@ def registered(aws: Aws, target: Target) -> Registered:
     except AwsError:  # no permission, or a dimension that an imitation of AWS does not know
         return Registered(is_known=False)
     if not targets:
-        return Registered()  # policies of a target that is gone have no effect
+        return Registered()  # policies of a deleted target have no effect
     alarms = _describe_alarms(aws, [from_zero_name(target.endpoint)])
     return Registered(
         targets[0],

@@ -58,7 +58,7 @@ def answer_in_json() -> None:
 
 def _write_error(sock: socket.socket, status_int: int, reason: str, mesg: str) -> None:
     """Send an error and close; takes the place of gunicorn.util.write_error."""
-    if status_int == 501:  # a transfer coding that nobody knows is the client's fault
+    if status_int == 501:  # an unknown transfer coding is the client's fault
         status_int, reason = 400, "Bad Request"
     error_type = "validation" if status_int < 500 else "internal"
     message = (mesg or reason)[:MESSAGE_LENGTH]

@@ -97,7 +97,7 @@ class GrammarClient:
         """Return a constraint that is ready once its grammar has compiled, or has an error."""
         process = self._by_text.get(grammar)
         if process is not None and process.channel is not None:
-            self._read(process)  # it may have died while nobody followed it
+            self._read(process)  # it may have died between two messages
         if process is None or process.has_ended:
             process = self._by_text[grammar] = GrammarProcess(grammar, self._cache_idle)
             self._queue.append(process)

@@ -66,7 +66,7 @@ def load_hooks(code: UserCode) -> Hooks:
 
 def _load_module(code: UserCode) -> ModuleType:
     _check_clashes(code.folder)
-    # Last on the path, so that a user's module never shadows one of ours or Python's.
+    # Last on the path, so that a user's module never shadows one of the server or of Python.
     sys.path.append(str(code.folder))
     name = code.path.stem
     spec = importlib.util.spec_from_file_location(name, code.path)

@@ -82,7 +82,7 @@ class Supervisor:
             return code or 0
         finally:
             kill(backends)
-            listener.close()  # so that nobody waits in its backlog
+            listener.close()  # so that no client waits in its backlog
             stop_frontends(frontends, self._begin_stop().end_at)
 
     def _announce(self) -> None:

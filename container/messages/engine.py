@@ -13,7 +13,7 @@ from container.messages.common import Abort, EngineState, Hello, RequestFailed
 from container.messages.images import ImageSpan, ImageTensors
 
 # Upper bounds of the buckets that both ends know. Those of durations are TGI's, geometric from
-# 0.15 ms with factor 1.5, of which every second one is kept; those of sizes go to 1024, as TGI's.
+# 0.15 ms with factor 1.5, of which this has every second one; those of sizes go to 1024, as TGI's.
 STEP_SECONDS = tuple(1.5e-4 * 1.5**step for step in range(0, 35, 2))
 BATCH_SIZES = tuple(float(2**power) for power in range(11))
 

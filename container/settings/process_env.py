@@ -15,7 +15,7 @@ SESSIONS_FOLDER = "CONTAINER_SESSIONS"
 RESPONSES_FOLDER = "CONTAINER_RESPONSES"
 # Where the processes that share a model meet.
 RANKS_FOLDER = "CONTAINER_RANKS_FOLDER"
-# Where the engine keeps which adapters it was given, for the one that takes over after a crash.
+# Where the engine records its adapters, for the engine that takes over after a crash.
 ADAPTER_RECORD = "CONTAINER_ADAPTER_RECORD"
 # Where a backend that cannot serve leaves the reason.
 FAILURE_FILE = "CONTAINER_FAILURE_FILE"

@@ -9,7 +9,7 @@ IN_REASON = (
         "quota",
         r"account-level service limit '(?P<quota>[^']+)' is (?P<limit>\d+)|ResourceLimitExceeded",
         "a quota of the account is used up: {quota}",
-        "ask for more at Service Quotas > Amazon SageMaker, delete endpoints that nobody uses, or "
+        "ask for more at Service Quotas > Amazon SageMaker, delete unused endpoints, or "
         "take another instance type",
     ),
     rule(

@@ -10,7 +10,7 @@ from sagemaker_deploy.replay.records import Json, Recorded
 from sagemaker_deploy.replay.send import Replayed
 
 SHOWN = 20
-# Facts of the container that may change an answer, whatever the seed.
+# Facts of the container that may change an answer with the same seed.
 FACTS = ("version", "model_id", "model_sha", "dtype", "quantize", "device", "cpu", "attention")
 
 

@@ -15,7 +15,7 @@ from container.errors import MalformedRequest, NotEnoughMemory, ServingError
 from container.settings.process_env import PARENT_PID
 
 MAX_LOG_LINES = 30
-# A longer line of a log is passed on in pieces of so many characters.
+# A longer line of a log is forwarded in pieces of this many characters.
 MAX_LINE = 65_536
 EXIT_WITHOUT_MEMORY = -signal.SIGKILL  # the exit code when the kernel is out of memory
 # Variables of this process that a model's server must not inherit.

@@ -69,7 +69,7 @@ def read_bytes(request: Request, *, cache: bool = False) -> bytes:
     """Read a whole body. Raises MalformedRequest or PayloadTooLarge."""
     try:
         raw = request.get_data(cache=cache)
-    except ClientDisconnected as error:  # nobody reads the answer; the request is counted as bad
+    except ClientDisconnected as error:  # the client is away; the request is counted as bad
         raise MalformedRequest("the connection ended before the body was whole") from error
     except HTTPException:
         raise

@@ -197,7 +197,7 @@ class _Masks:
     """The masks that a model creates, and the functions that say which tokens they show."""
 
     def __init__(self) -> None:
-        # The masks are kept, so that no other tensor gets the id of one.
+        # Holds the masks, so that no other tensor gets the id of one.
         self._created: dict[int, tuple[Any, Callable[..., Any], int | None]] = {}
 
     def create(

@@ -10,7 +10,7 @@ from container.messages.engine import SamplingParams
 from container.messages.images import ImageTensors
 from container.model.forward_batch import ForwardPlan, make_plan
 
-# The fraction of the ids that is the prompt; the rest is decoded, and at most so many ids.
+# The fraction of the ids that is the prompt; the rest is decoded, up to this many ids.
 PROMPT_FRACTION, MAX_DECODED = 0.9, 6
 
 

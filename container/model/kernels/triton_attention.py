@@ -28,7 +28,7 @@ IN_FLIGHT = 32768
 STAGES = 5
 # Tokens that a program of decode_attention reads at once, at most.
 TILE = 64
-# tl.dot wants at least so many rows and columns.
+# The fewest rows and columns of tl.dot.
 MIN_DOT = 16
 # Numbers of the result that a program of decode_attention has in registers, at most.
 RESULTS = 8192

@@ -46,7 +46,7 @@ class LayerOps:
         self.spec = spec
         self._attn_params = dataclasses.replace(
             spec.attn_params, scale=1.0
-        )  # q is scaled as it is rotated
+        )  # q is scaled by the rotation
 
     def input_norm(self, x: torch.Tensor, step: AttentionMetadata) -> torch.Tensor:
         """Norm x."""

@@ -58,7 +58,7 @@ def choose_kernels(
     """
     if device.type != "cuda" or not layers:  # a recurrent model may attend to nothing
         return REFERENCE_ONLY
-    # Parameters are equal whatever their sinks; a layer with sinks is a variant of its own.
+    # Parameters with other sinks are equal; a layer with sinks is another variant.
     variants = zip(layers, layer_attn_params, strict=True)
     layer_variants = list({(*pair, pair[1].sinks is None): pair for pair in variants}.values())
     formats = dtype, cache_dtype

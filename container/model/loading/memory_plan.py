@@ -23,7 +23,7 @@ from container.settings.process_env import PARENT_PID
 log = logging.getLogger(__name__)
 
 BATCH_TOKENS = {"cpu": 256, "cuda": 2048}
-# A GPU without memory for a step of so many is not served.
+# A GPU without memory for a step of this many tokens is refused.
 LEAST_BATCH_TOKENS = 128
 # Names of the longest sequence in configurations; the last two are BLOOM's and MPT's.
 CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len")
@@ -32,7 +32,7 @@ CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "seq_length", "max_se
 GPU_FRACTION, GPU_FRACTION_WITH_OTHERS = 0.95, 0.5
 UNSTATED_CONTEXT = 32_768
 CACHE_FRACTION = 0.5  # of the CPU's memory that is free once the weights are loaded
-# At most so many snapshots of states for each running sequence.
+# The most snapshots of states for each running sequence.
 SNAPSHOTS = 2
 STATE_FRACTION = 0.5  # of the cache's memory, at most, for the states of a recurrent model
 GIB = 2**30

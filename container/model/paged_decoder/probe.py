@@ -29,7 +29,7 @@ from container.model.hf_config import text_config
 from container.model.kv_cache.cache import LayerShape
 
 PROBE = "paged_decoder_probe"
-# Different numbers of tokens, by which the two kinds of attention are told apart.
+# Different numbers of tokens, which distinguish the two kinds of attention.
 NUM_ENCODED, NUM_DECODED = 5, 3
 
 

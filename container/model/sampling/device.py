@@ -29,7 +29,7 @@ class DeviceSelector:
         the vocabulary reads and writes less, but moves a 64-bit index with each logit: in and out
         at least 24 bytes, before any sum.
         """
-        mass = mass.clamp(min=torch.finfo(mass.dtype).tiny)  # so that at least one is kept
+        mass = mass.clamp(min=torch.finfo(mass.dtype).tiny)  # so that at least one stays
         zero = weights.new_zeros(())  # on the device; torch could copy a Python scalar there
         keys = float_keys(values)
         key = torch.full_like(keys[:, :1], _LOWEST)

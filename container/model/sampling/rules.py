@@ -194,7 +194,7 @@ def _beyond_list(
     best = selector.largest(logits, length)
     floor = best.gather(-1, count.long() - 1)
     if has_mass:
-        # Tokens as likely as the last one of the list are kept, so they count.
+        # Tokens as likely as the last one of the list stay, so they count.
         limit = mass * total(weights_of(logits.masked_fill(logits < floor, HIDDEN)))
         floor = torch.maximum(floor, list_floor(best, (best - best[:, :1]).exp_(), limit))
     return logits < floor

@@ -92,7 +92,7 @@ class RuntimeClient:
         seconds = STREAM_TIMEOUT_S if streamed else WHOLE_TIMEOUT_S
         timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT_S, sock_read=seconds)
         try:
-            body = io.BytesIO(invocation.body)  # sent in pieces: a large one holds nobody up
+            body = io.BytesIO(invocation.body)  # sent in pieces: a large one delays no other
             response = await self._http.post(url, data=body, headers=headers, timeout=timeout)
         except BROKEN as error:
             raise broken(error) from error

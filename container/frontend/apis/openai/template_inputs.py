@@ -34,7 +34,7 @@ def read_options(effort: str | None, requested: dict[str, Any] | None) -> dict[s
     if effort is not None:
         options["reasoning_effort"] = effort
         # Qwen's and DeepSeek's templates have a switch; other templates ignore it. A low effort
-        # leaves it as it is: it does not ask for reasoning where there is none.
+        # leaves it unset: it does not ask for reasoning where there is none.
         if effort not in ("minimal", "low"):
             options["enable_thinking"] = options["thinking"] = effort != "none"
     return options | (requested or {})

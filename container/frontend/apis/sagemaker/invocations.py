@@ -37,7 +37,7 @@ from container.frontend.web.responses import DEADLINE_HEADER, answer_headers, js
 from container.settings.server import SageMakerSettings
 
 INFERENCE_ID = "X-Amzn-SageMaker-Inference-Id"
-# Of a body of CSV or JSON Lines; the text and the answer of each is kept until all are there.
+# Of a body of CSV or JSON Lines; the text and the answer of each stay in memory until all end.
 MAX_RECORDS = 1_000_000
 READ_TYPES = (content.JSON, content.JSON_LINES, content.TEXT, content.CSV)
 WRITTEN_TYPES = (content.JSON, content.JSON_LINES, content.TEXT, content.CSV)
