@@ -79,7 +79,8 @@ class EmbedderInfo(msgspec.Struct, frozen=True):
     `width` is the length of a vector, or the number of labels. `is_normalized`: the model's own
     configuration ends in a normalisation, which the frontend does. `is_mean_similarity`: the score
     of a late-interaction model is divided by the number of the query's vectors (MeanMaxSim).
-    `fallbacks` are the reasons for which it is served more slowly than it could be.
+    `fallbacks` are the reasons for which it is served more slowly than it could be, `not_proved`
+    the parts that the checks at start left out.
     """
 
     model_id: str
@@ -96,6 +97,7 @@ class EmbedderInfo(msgspec.Struct, frozen=True):
     prompts: list[str]
     is_mean_similarity: bool = False
     fallbacks: list[str] = []
+    not_proved: list[str] = []
 
 
 class EmbedderLoad(msgspec.Struct, frozen=True):

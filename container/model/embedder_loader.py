@@ -202,6 +202,7 @@ def _info(files: ModelFiles, embedder: Embedder, width: int, fallbacks: Fallback
         prompts=embedder.prompts,
         is_mean_similarity=embedder.is_mean_similarity,
         fallbacks=[*fallbacks.lines],
+        not_proved=[*fallbacks.not_proved],
     )
 
 

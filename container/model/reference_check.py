@@ -13,10 +13,10 @@ module at a time, while it runs.
 
 import contextlib
 import logging
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol, TypeGuard, cast
+from typing import Any, TypeGuard, cast
 
 import torch
 from torch import nn
@@ -94,30 +94,9 @@ class Accuracy:
         return self.median <= median and self.worst <= worst
 
 
-class LayerTrial(Protocol):
-    """Measures decoder layers of a model, on their inputs in the model's own forward pass.
-
-    Layers of one variant have the same class, sizes and attention.
-    """
-
-    @property
-    def fallbacks(self) -> Fallbacks:
-        """Collects the forms that are not used because of a measurement."""
-        ...
-
-    @property
-    def variants(self) -> Mapping[str, Hashable]:
-        """The variant of each layer, by the layer's name."""
-        ...
-
-    @property
-    def checked(self) -> Sequence[str]:
-        """Names of the layers that can be measured."""
-        ...
-
-    def measure(self, names: list[str]) -> Accuracy:
-        """Compare these layers in their current form. Raises what they raise."""
-        ...
+def largest(numbers: Iterable[float]) -> float:
+    """Return the largest number, NaN if any is: unlike max(), which may skip NaN."""
+    return torch.tensor(list(numbers), dtype=torch.float64).max().item()
 
 
 def measure(
@@ -126,16 +105,20 @@ def measure(
     served: torch.Tensor,
     dtype: torch.dtype,
     ideal: torch.Tensor | None = None,
+    samples: Sequence[torch.Tensor] = (),
 ) -> Accuracy:
     """Compare errors of results, all [rows, channels]; `dtype` is that of `own` and `served`.
 
     Each channel is scaled by its own error, so that an outlier channel hides no other. The error
     allowed in a row is the row's own error, and at least the median row's. `ideal` is the exact
-    result with weights or cache in fewer bits: the error of these is allowed as well.
+    result with weights or cache in fewer bits: the error of these is allowed as well. `samples` are
+    squares of further errors of the model's own, on inputs that differ by rounding.
     """
     compute_dtype = torch.promote_types(exact.dtype, torch.float32)
     exact, own, served = (rows.to(compute_dtype) for rows in (exact, own, served))
     noise = (own - exact).square()
+    if samples:
+        noise = (noise + sum(samples)) / (1 + len(samples))
     if ideal is not None:
         noise += (ideal.to(compute_dtype) - exact).square()
     # Results are rounded once more when they are stored.
@@ -173,7 +156,7 @@ class Reference:
     ) -> None:
         """Run the pass twice, in the model's format and in the exact one.
 
-        Where the exact pass fails, the checks are coarse, which is one of the `fallbacks`.
+        Where the exact pass fails, the checks are coarse; `fallbacks` has it as not proved.
         """
         self.own = run()
         self._dtype = dtype
@@ -182,11 +165,10 @@ class Reference:
             with in_precision(module, EXACT_DTYPE[dtype]):
                 self._exact = run()
         except Exception as error:  # model code that converts dtypes itself, or packed weights
-            fallbacks.add(
-                "reference check",
-                f"the model's float32 pass failed ({one_line(error)}), so its outputs may "
-                f"differ by {WHOLE_TOLERANCE} of a row from its own",
-                "load a checkpoint whose weights are not packed, or compare some answers yourself",
+            fallbacks.leave_out(
+                f"outputs to less than {WHOLE_TOLERANCE} of a row, since the model's pass in "
+                f"{EXACT_DTYPE[dtype]} failed ({one_line(error)}); a checkpoint whose weights are "
+                "not packed may pass, else compare some answers yourself"
             )
 
     def check(self, served: torch.Tensor, label: str) -> None:
@@ -209,19 +191,23 @@ def in_precision(
     dtype: torch.dtype,
     convert: Convert | None = None,
     parts: Iterable[nn.Module] | None = None,
+    *,
+    keeps: bool = False,
 ) -> Iterator[None]:
     """Compute in a wider format: each module's weights are converted only while it runs.
 
     `convert` may change them further. With `parts`, only these parts of the model are converted.
-    Weights offloaded to another device or to disk (accelerate) are loaded before.
+    `keeps` keeps converted weights until the end of the context, for parts that run many times.
+    Weights offloaded to another device or to disk (accelerate) are loaded before, and not kept.
     """
     experts = _set_experts(model, "eager" if dtype == torch.float64 else None)
     with contextlib.ExitStack() as stack:
         stack.callback(_set_experts, model, experts)
+        kept = stack if keeps else None
         roots = [model] if parts is None else parts
         for module in {id(inner): inner for root in roots for inner in root.modules()}.values():
             name = "_old_forward" if hasattr(module, "_old_forward") else "forward"
-            forward = partial(_run_converted, module, getattr(module, name), dtype, convert)
+            forward = partial(_run_converted, module, getattr(module, name), dtype, convert, kept)
             stack.enter_context(replaced(module, name, forward))
         yield
 
@@ -259,13 +245,20 @@ def _run_converted(
     forward: Callable[..., Any],
     dtype: torch.dtype,
     convert: Convert | None,
+    kept: contextlib.ExitStack | None,
     *args: Any,
     **kwargs: Any,
 ) -> Any:
     with contextlib.ExitStack() as stack:
         for part in (module, *_looked_into(module)):
-            stack.enter_context(_converted(part, dtype, convert))
+            owner = stack if kept is None or hasattr(part, "_old_forward") else kept
+            if any(_is_convertible(tensor, dtype) for tensor in _own_tensors(part)):
+                owner.enter_context(_converted(part, dtype, convert))
         return forward(*args, **kwargs)
+
+
+def _own_tensors(module: nn.Module) -> list[torch.Tensor | None]:
+    return [*module._parameters.values(), *module._buffers.values()]
 
 
 def _looked_into(module: nn.Module) -> list[nn.Module]:

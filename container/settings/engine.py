@@ -51,9 +51,9 @@ class EngineSettings:
     )  # fmt: skip
     require_fast_path: bool = setting(
         False, "REQUIRE_FAST_PATH", cast=flag,
-        meaning="Refuse to start on a slow path: without paged attention, compiled kernels, fused "
-        "attention or CUDA graphs. Unset: the log warns, and `/info` has the reasons as "
-        "`fallbacks`.",
+        meaning="Refuse to start on a slow path that another setting, machine, package or "
+        "checkpoint would avoid: without paged attention, compiled kernels, fused attention or "
+        "CUDA graphs. Unset: the log warns, and `/info` has the reasons as `fallbacks`.",
     )  # fmt: skip
     cuda_graphs: tuple[int, ...] | None = setting(
         None, "CUDA_GRAPHS", cast=batch_sizes,

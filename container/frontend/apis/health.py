@@ -79,6 +79,7 @@ def blueprint(
             "tool_format": style.format_name,
             "validation_workers": num_frontends,
             "fallbacks": loaded.fallbacks + readiness.texts.fallbacks,
+            "not_proved": loaded.not_proved + readiness.texts.not_proved,
         }
         return json_response(_engine_info(loaded, limits) | served)
 
@@ -129,6 +130,7 @@ def _embedder_info(info: EmbedderInfo, limits: RequestLimits) -> dict[str, Any]:
         "model_type": kind,
         "model_device_type": info.device,
         "fallbacks": info.fallbacks,
+        "not_proved": info.not_proved,
         "max_concurrent_requests": limits.max_concurrent_requests,
         "max_input_length": info.max_input_tokens,
         "max_client_batch_size": limits.max_embedding_inputs,

@@ -79,6 +79,12 @@ class Embeddings:
         return [] if info is None else info.fallbacks
 
     @property
+    def not_proved(self) -> list[str]:
+        """The parts that the checks at start left out; none before the model is loaded."""
+        info = None if self._embedder is None else self._embedder.status.info
+        return [] if info is None else info.not_proved
+
+    @property
     def load(self) -> EmbedderLoad:
         """The load of the embedder. Raises Unavailable or NotFound."""
         if self._embedder is None:

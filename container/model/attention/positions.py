@@ -67,12 +67,12 @@ def follow_positions(
     ids: list[int],
     layers: list[str],
     undo: contextlib.ExitStack,
-) -> None:
+) -> str | None:
     """Make `layers` use the positions of a step's tokens where they would count those of a cache.
 
     Sets the attention implementation of `text`, the model or its language model, which the caller
-    replaces; `undo` gets what restores the layers. Raises NotTraceable if their queries still
-    differ from those with a cache.
+    replaces; `undo` gets what restores the layers. Returns why the model's own queries could not be
+    computed, if so. Raises NotTraceable if the layers' queries still differ from these.
     """
     start = _late_position(module)
     rows = torch.tensor([ids[:2]], device=module.device)
@@ -81,16 +81,16 @@ def follow_positions(
     try:
         expected = _states(module, text, **arguments, past_key_values=_CachedTokens(start))
     except Exception as error:  # a model may want more of its cache
-        log.debug("positions not checked: %s", one_line(error))
-        return
+        return one_line(error)
     if are_near(_states(module, text, **arguments, step=None), expected):
-        return
+        return None
     for name in layers:
         layer = module.get_submodule(name)
         undo.callback(layer.register_forward_pre_hook(_give_positions, with_kwargs=True).remove)
     if not are_near(_states(module, text, **arguments, step=None), expected):
         raise NotTraceable("its attention has positions of its own")
     log.debug("layers get the positions of a step's tokens in the place of a cache")
+    return None
 
 
 def _late_position(module: PreTrainedModel) -> int:

@@ -11,6 +11,7 @@ not of the model.
 """
 
 import contextlib
+import math
 from collections import defaultdict, deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from functools import partial
@@ -20,29 +21,33 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from container.model.checks.layer_accuracy import Rows, largest_error, nudged, worst_accuracy
+from container.model.checks.layer_choice import (
+    MAX_HELD,
+    choose_layers,
+    exact_bytes,
+    group_layers,
+    parent_of,
+)
 from container.model.checks.own_pass import OwnPass
 from container.model.checks.routing import Routing
 from container.model.checks.schedule import CheckPrompt, num_blocks, plan_schedule
+from container.model.checks.skipping import LayerSkips, pass_on
 from container.model.forward_batch import ForwardPlan
 from container.model.reference_check import (
     EXACT_DTYPE,
     Accuracy,
     Convert,
-    Mismatch,
     in_precision,
-    measure,
     replaced,
 )
 
-# Most checked layers of each variant, and of all: the first layers of all variants come first.
-MAX_CHECKED, MAX_LAYERS = 3, 24
 # The exact pass computes in float32 or more, so only a fault can cause a larger relative error of a
 # row than this.
 EXACT_TOLERANCE = 1e-4
 
-SMALLEST = 1e-30
-
-Rows = dict[str, torch.Tensor]  # a module's name and its outputs, [rows, channels]
+# Further measurements of the own error of recurrent layers.
+NUM_SAMPLES = 3
 
 
 class ReferencePass:
@@ -56,39 +61,81 @@ class ReferencePass:
         points: Iterable[str],
         *,
         num_at_once: int | None = None,
+        limit_s: float = math.inf,
     ) -> None:
         """Run the model once, with a cache: `num_at_once` ids and the rest one by one; None: all.
 
         `layers` has the variant of each decoder layer, by name, in order. Outputs are recorded of
-        the checked layers and of those `points` (names of modules) that are in them.
+        the checked layers and of those `points` (names of modules) that are in them. After
+        `limit_s` seconds the pass leaves out the other layers: see `skips`.
         """
         self.prompt = prompt
         self.dtype = next(module.parameters()).dtype
         self.checked = choose_layers(layers)
         self.layers = layers
         self._points = [
-            name for name in (*self.checked, *points) if _parent_of(name, self.checked) is not None
+            name for name in (*self.checked, *points) if parent_of(name, self.checked) is not None
         ]
-        self._inputs: dict[str, torch.Tensor] = {}
         self._prompt_len = num_at_once
         self._positions = torch.arange(len(prompt.ids))
         self._input_dtype = self.dtype
+        try:
+            self._run_own(module, limit_s)
+        except Exception:  # a layer may need what another one leaves for it
+            if not self.skips.names:
+                raise
+            self._run_own(module, math.inf)
+        self.exact: Rows = {}
+        self._samples: dict[str, list[torch.Tensor]] = defaultdict(list)
+
+    def _run_own(self, module: PreTrainedModel, limit_s: float) -> None:
+        self._inputs: dict[str, torch.Tensor] = {}
         self._returns_tensors = True
         self._routing = Routing(map(module.get_submodule, self.checked))
-        own_pass = OwnPass(module, prompt, self._prompt_len)
-        with self._routing.recording(), self._recording(module) as outputs:
+        self.skips = LayerSkips(self.layers, self.checked)
+        own_pass = OwnPass(module, self.prompt, self._prompt_len)
+        with (
+            self.skips.choosing(module, limit_s),
+            self._routing.recording(),
+            self._recording(module) as outputs,
+        ):
             deque(own_pass.run(), 0)
         self.logits = own_pass.logits
         self.cache: Any = own_pass.cache
         self.own: Rows = _concatenated(outputs)
-        self.exact: Rows = {}
 
     def compute_exact(self, module: PreTrainedModel) -> None:
         """Compute the checked layers in the exact format, with the model's own attention."""
-        with self.exactly(module), self.feeding(module) as outputs:
+        self.exact = self._run_exact(module)
+        if self._prompt_len is not None and self.dtype.itemsize < 4:
+            self._sample_errors(module)
+
+    def _run_exact(self, module: PreTrainedModel) -> Rows:
+        rows: Rows = {}
+        for names in self.groups(module):
+            with self.exactly(module, names):
+                rows |= self._run_layers(module, names)
+        return rows
+
+    def _run_layers(self, module: PreTrainedModel, names: list[str]) -> Rows:
+        with self.feeding(module, names) as outputs:
             for positions in OwnPass(module, self.prompt, self._prompt_len).run():
                 self._positions = positions
-        self.exact = _concatenated(outputs)
+        return _concatenated(outputs)
+
+    def _sample_errors(self, module: PreTrainedModel) -> None:
+        """Measure the own layers' errors again, on inputs that differ by one rounding.
+
+        Few rounded numbers decide a whole row of a recurrent layer: a step size, a decay. Where
+        their rounding happens to be small in one pass, that pass says little about the next one.
+        """
+        inputs, generator = self._inputs, torch.Generator().manual_seed(0)
+        for _ in range(NUM_SAMPLES):
+            self._inputs = {name: nudged(rows, generator) for name, rows in inputs.items()}
+            own, exact = self._run_layers(module, self.checked), self._run_exact(module)
+            for name, rows in exact.items():
+                self._samples[name].append((own[name].to(rows.dtype) - rows).square())
+        self._inputs = inputs
 
     @property
     def has_experts(self) -> bool:
@@ -107,13 +154,24 @@ class ReferencePass:
         self.checked = [name for name in self.checked if name not in left_out]
         return left_out
 
+    def groups(self, module: PreTrainedModel) -> list[list[str]]:
+        """Return the checked layers in groups that run in the exact format together.
+
+        If layers cannot be skipped, all are in one group.
+        """
+        sizes = {name: exact_bytes(module, [name], self.dtype) for name in self.checked}
+        return group_layers(sizes) if self._returns_tensors else [list(self.checked)]
+
     @contextlib.contextmanager
-    def exactly(self, module: PreTrainedModel, convert: Convert | None = None) -> Iterator[None]:
-        """Run the checked layers in the exact format in this context, with converted weights."""
-        layers = [module.get_submodule(name) for name in self.checked]
+    def exactly(
+        self, module: PreTrainedModel, names: list[str], convert: Convert | None = None
+    ) -> Iterator[None]:
+        """Run these layers in the exact format in this context, with converted weights."""
+        layers = [module.get_submodule(name) for name in names]
+        holds = len(names) == 1 or exact_bytes(module, names, self.dtype) <= MAX_HELD
         self._input_dtype = EXACT_DTYPE[self.dtype]
         try:
-            with in_precision(module, self._input_dtype, convert, layers):
+            with in_precision(module, self._input_dtype, convert, layers, keeps=holds):
                 yield
         finally:
             self._input_dtype = self.dtype
@@ -159,7 +217,7 @@ class ReferencePass:
             stack.enter_context(self._routing.replacing(lambda: self._positions))
             head = module.get_output_embeddings()
             if head is not None:  # the logits are not used
-                stack.enter_context(replaced(head, "forward", _pass_on))
+                stack.enter_context(replaced(head, "forward", pass_on))
             for name in self.layers:
                 layer = _submodule(module, name)
                 if layer is None:  # it is in a stack of layers
@@ -169,10 +227,10 @@ class ReferencePass:
                     hook = layer.register_forward_pre_hook(feed, with_kwargs=True)
                     stack.callback(hook.remove)
                 elif self._returns_tensors:
-                    stack.enter_context(replaced(layer, "forward", _pass_on))
+                    stack.enter_context(replaced(layer, "forward", pass_on))
             for name in self._points:
                 point = _submodule(module, name)
-                if point is not None and _parent_of(name, fed) is not None:
+                if point is not None and parent_of(name, fed) is not None:
                     hook = point.register_forward_hook(_record(outputs[name]))
                     stack.callback(hook.remove)
             for name in fed:
@@ -182,38 +240,11 @@ class ReferencePass:
 
     def accuracy(self, served: Rows, ideal: Rows | None = None) -> Accuracy:
         """Return the worst accuracy of the checked modules. Raises Mismatch if there are none."""
-        at = served["positions"]
-        results = [
-            measure(
-                self.exact[name][at], self.own[name][at], rows, self.dtype,
-                None if ideal is None else ideal[name],
-            )
-            for name, rows in served.items()
-            if name in self.exact
-        ]  # fmt: skip
-        if not results:
-            raise Mismatch("none of its layers could be checked")
-        return Accuracy(
-            max(result.median for result in results),
-            max(result.worst for result in results),
-            self.dtype,
-        )
+        return worst_accuracy(self.exact, self.own, served, self.dtype, ideal, self._samples)
 
     def exact_error(self, served: Rows) -> float:
         """Return the largest relative error of a row that was computed in the exact format."""
-        at = served["positions"]
-        errors = []
-        for name, rows in served.items():
-            if name in self.exact:
-                exact = self.exact[name][at]
-                scale = exact.square().mean(0).sqrt().clamp_(min=1e-30)
-                off = ((rows - exact) / scale).norm(dim=1) / (exact / scale).norm(dim=1).clamp_(
-                    1e-30
-                )
-                errors.append(off.max().item())
-        if not errors:
-            raise Mismatch("none of its layers could be checked")
-        return max(errors)
+        return largest_error(self.exact, served)
 
     @contextlib.contextmanager
     def _recording(self, module: nn.Module) -> Iterator[dict[str, list[torch.Tensor]]]:
@@ -260,27 +291,6 @@ class ReferencePass:
         return (output[0].to(self.dtype), *output[1:])
 
 
-def choose_layers(layers: dict[str, Hashable]) -> list[str]:
-    """Return the first, the middle and the last layer of each variant, in the model's order.
-
-    Beyond MAX_LAYERS, the middle and last ones are left out, and then further variants.
-    """
-    names_by_variant: dict[Hashable, list[str]] = defaultdict(list)
-    for name, variant in layers.items():
-        names_by_variant[variant].append(name)
-    wanted = [
-        names[index * (len(names) - 1) // max(1, MAX_CHECKED - 1)]
-        for index in range(MAX_CHECKED)
-        for names in names_by_variant.values()
-    ]
-    chosen = list(dict.fromkeys(wanted))[:MAX_LAYERS]
-    return [name for name in layers if name in chosen]
-
-
-def _pass_on(hidden_states: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
-    return hidden_states
-
-
 def _record(outputs: list[torch.Tensor]) -> Callable[..., None]:
     def record(_module: nn.Module, _args: object, output: Any) -> None:
         rows = output if isinstance(output, torch.Tensor) else output[0]
@@ -291,10 +301,6 @@ def _record(outputs: list[torch.Tensor]) -> Callable[..., None]:
 
 def _concatenated(outputs: dict[str, list[torch.Tensor]]) -> Rows:
     return {name: torch.cat(parts) for name, parts in outputs.items() if parts}
-
-
-def _parent_of(name: str, layers: Iterable[str]) -> str | None:
-    return next((layer for layer in layers if f"{name}.".startswith(f"{layer}.")), None)
 
 
 def _submodule(module: nn.Module, name: str) -> nn.Module | None:

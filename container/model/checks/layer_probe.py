@@ -22,6 +22,8 @@ from container.model.states.mixers import RecurrentMixers
 NAME = "paged_probe"
 # The arguments of a layer without attention.
 NO_ATTENTION = AttentionParams(scale=1.0)
+# Parts of names of attributes that number or name a layer, or that torch and the server set.
+NOT_SWITCHES = ("idx", "index", "layer_id", "layer_num", "training", "qualified_name")
 PLAIN_LAYERS = {DynamicLayer, DynamicSlidingWindowLayer}
 
 
@@ -237,6 +239,21 @@ def _layer_of(module: PreTrainedModel, name: str) -> str:
 
 
 def _form(layer: torch.nn.Module) -> Hashable:
-    """Return a layer's class and sizes, which layers of one variant share."""
+    """Return a layer's classes, sizes and switches, which layers of one variant share."""
     sizes = tuple((name, tuple(part.shape)) for name, part in layer.named_parameters())
-    return type(layer), sizes
+    parts = tuple((name, type(part), _switches(part)) for name, part in layer.named_modules())
+    return sizes, parts
+
+
+def _switches(part: torch.nn.Module) -> Hashable:
+    """Return what may choose between ways to compute: words, and numbers that are 0 or 1.
+
+    In some families a layer without RoPE differs from one with it in nothing else.
+    """
+    return tuple(
+        (name, value)
+        for name, value in vars(part).items()
+        if isinstance(value, str | int)
+        and (isinstance(value, str) or value in (0, 1))
+        and not any(word in name for word in NOT_SWITCHES)
+    )

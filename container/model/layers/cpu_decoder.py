@@ -6,7 +6,7 @@ The results are those of the layers one by one, bit for bit. Steps that the kern
 """
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import nn
@@ -29,6 +29,7 @@ class DecoderStack(nn.Module):
     def __init__(self, layers: Sequence[FusedDecoderLayer], kernels: Kernels) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
+        self._fused = tuple(layers)
         if hasattr(layers[0], "attention_type"):
             self.attention_type = layers[0].attention_type
         self._kernels = kernels
@@ -55,6 +56,11 @@ class DecoderStack(nn.Module):
         if fits and is_plain and not step.whole_chunks:
             return self._in_one_call(hidden_states, position_embeddings, step)
         return self._one_by_one(hidden_states, position_embeddings, step)
+
+    def without(self, left_out: Collection[int]) -> "DecoderStack":
+        """Return a stack of the same layers but those with these indexes."""
+        layers = [layer for at, layer in enumerate(self._fused) if at not in left_out]
+        return DecoderStack(layers, self._kernels)
 
     def _one_by_one(
         self, x: torch.Tensor, cos_sin: CosSin, step: AttentionMetadata

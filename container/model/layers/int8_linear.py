@@ -14,6 +14,9 @@ from torch import nn
 
 from container.model.layers.linear import FastLinear
 
+# Outputs that are quantized at once: the numbers between stay in the processor's caches.
+ROWS_AT_ONCE = 64
+
 
 def quantized(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return integers, int8 [out, in], and scales, float32 [out].
@@ -21,9 +24,14 @@ def quantized(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     In 16 bits a scale would be rounded, and with it a row's largest weight, which in trained models
     may be the one that meets the largest input.
     """
-    scales = weight.abs().amax(1).float().clamp_(min=1e-8) / 127
-    exact = weight.float() / scales[:, None]
-    return exact.round_().clamp_(-127, 127).to(torch.int8), scales
+    numbers = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
+    scales = torch.empty(len(weight), dtype=torch.float32, device=weight.device)
+    for at in range(0, len(weight), ROWS_AT_ONCE):
+        rows = weight[at : at + ROWS_AT_ONCE].float()
+        steps = rows.abs().amax(1).clamp_(min=1e-8) / 127
+        scales[at : at + ROWS_AT_ONCE] = steps
+        numbers[at : at + ROWS_AT_ONCE] = (rows / steps[:, None]).round_().clamp_(-127, 127)
+    return numbers, scales
 
 
 @dataclass(slots=True)

@@ -39,7 +39,7 @@ from container.model.layers.cpu_linear import LinearFactory
 from container.model.layers.int8_linear import BatchPhase
 from container.model.loaded_model import uses_device_map
 from container.model.loading.attention_backend import choose_kernels
-from container.model.loading.paged_trial import TRIAL_SEGMENT, PagedTrial
+from container.model.loading.paged_trial import TRIAL_SEGMENT, PagedTrial, own_pass_limit
 from container.model.loading.quantization import rounding
 from container.model.optimize.compiling import compile_layers
 from container.model.optimize.fast_layers import choose_linears, replace_layers
@@ -130,7 +130,7 @@ def convert_to_paged(
     trial.serve(cache_dtype or dtype, phase, kernels, ideal)
     trial.check_served()
     if not keeps_layers and module.device.type == "cpu":
-        stack_layers(module, trial.run_once, trial, cpu_kernels)
+        stack_layers(module, trial.run_briefly, trial, cpu_kernels)
     # Latents are multiplied in another order than the model's, which rounds differently too, and
     # rounding chooses other experts in near-ties.
     is_reduced = is_reduced or any(shape.is_latent for shape in trial.shapes) or trial.has_experts
@@ -210,12 +210,13 @@ def _convert(
             _check_recurrent(module, prompt)
         probed = probe_layers(module, probe_ids, undo, mixers, text)
         if probed.implementation == paged.NAME and mixers is None:
-            follow_positions(module, text, ids[-2:], list(probed.variants), undo)
+            _check_positions(module, text, ids, list(probed.variants), undo, fallbacks)
         set_attention(text, original)
         recurrent_len = TRIAL_SEGMENT if by_token else prompt_len(ids)
         reference = ReferencePass(
             module, prompt, probed.variants, probed.points,
             num_at_once=None if mixers is None else recurrent_len,
+            limit_s=own_pass_limit(module),
         )  # fmt: skip
         check_cached_kinds(reference.cache, mixers)
         probed.check_cache(reference.cache)
@@ -243,6 +244,19 @@ def _convert(
         is_expected = isinstance(error, NotPageable | NotTraceable | Mismatch | UnknownInput)
         raise NotPageable(str(error) if is_expected else describe(error)) from error
     return trial
+
+
+def _check_positions(
+    module: PreTrainedModel,
+    text: PreTrainedModel,
+    ids: list[int],
+    layers: list[str],
+    undo: contextlib.ExitStack,
+    fallbacks: Fallbacks,
+) -> None:
+    obstacle = follow_positions(module, text, ids[-2:], layers, undo)
+    if obstacle is not None:
+        fallbacks.leave_out(f"queries at the last positions of the context: {obstacle}")
 
 
 def _check_recurrent(module: PreTrainedModel, prompt: CheckPrompt) -> None:

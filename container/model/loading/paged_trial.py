@@ -1,6 +1,7 @@
 """Runs a model whose attention is paged beside its own pass, and measures how far they differ."""
 
 import logging
+import math
 import time
 from functools import partial
 from itertools import islice
@@ -10,7 +11,8 @@ from transformers import PreTrainedModel
 
 from container.model.attention.varlen import REFERENCE_ONLY, AttentionKernels
 from container.model.checks.check_times import CheckTimes
-from container.model.checks.layer_check import EXACT_TOLERANCE, ReferencePass, Rows
+from container.model.checks.layer_accuracy import Rows
+from container.model.checks.layer_check import EXACT_TOLERANCE, ReferencePass
 from container.model.checks.layer_probe import ProbedLayers
 from container.model.checks.schedule import num_blocks, plan_schedule, prompt_len
 from container.model.execution.forward_pass import ForwardPass
@@ -19,7 +21,14 @@ from container.model.forward_batch import ForwardPlan
 from container.model.kv_cache.cache import BLOCK_SIZE, KVCache, RoundingKVCache, fill_stale
 from container.model.layers.int8_linear import BatchPhase
 from container.model.parallel.tensor_parallel import is_tensor_parallel
-from container.model.reference_check import EXACT_DTYPE, Accuracy, Convert, Mismatch, logits_error
+from container.model.reference_check import (
+    EXACT_DTYPE,
+    Accuracy,
+    Convert,
+    Mismatch,
+    largest,
+    logits_error,
+)
 from container.model.states.cache import StateCache
 from container.model.states.mixers import RecurrentMixers
 from container.model.vision.language_model import LanguageModel
@@ -32,10 +41,18 @@ WHOLE_STEPS = 3
 # Tokens of a mixer's segment in the checks, whose prompts are short.
 TRIAL_SEGMENT = 8
 # The time limit of checking, in seconds for each checked layer, and of the whole model's steps.
-# Beyond it only the first layer of each variant is checked, and one step of the whole model. Ranks
-# have no limit, since all must run the same.
-LAYER_LIMIT_S, WHOLE_LIMIT_S = 30.0, 60.0
+# Beyond it only the first layer of each variant is checked, and one step of the whole model. The
+# model's own pass, and with it those steps, leave out unchecked layers beyond its own limit.
+LAYER_LIMIT_S, WHOLE_LIMIT_S, OWN_PASS_LIMIT_S = 30.0, 60.0, 20.0
 LIMIT = "beyond the time limit of the checks"
+
+
+def own_pass_limit(module: PreTrainedModel) -> float:
+    """Return the seconds after which the own pass leaves out layers.
+
+    Ranks have no time limits, since all must run the same.
+    """
+    return math.inf if is_tensor_parallel(module) else OWN_PASS_LIMIT_S
 
 
 class PagedTrial:
@@ -69,6 +86,8 @@ class PagedTrial:
         self._kernels = REFERENCE_ONLY
         self._ideal: Rows | None = None
         self._is_limited = not is_tensor_parallel(module)
+        if skipped := reference.skips.names:
+            self._leave_out(f"{_span(skipped)} in passes of the whole model: {LIMIT}")
         if left_out := reference.unchecked_layers():
             self._leave_out(
                 f"{', '.join(left_out)}: the model has more kinds of layers than are checked"
@@ -111,8 +130,11 @@ class PagedTrial:
     ) -> Rows:
         """Run the checked layers in the exact format, with this cache and converted weights."""
         self._keep_time()
-        with self._reference.exactly(self._module, convert):
-            return self._run(EXACT_DTYPE[self.dtype], narrow=cache_dtype)
+        rows: Rows = {}
+        for names in self._reference.groups(self._module):
+            with self._reference.exactly(self._module, names, convert):
+                rows |= self._run(EXACT_DTYPE[self.dtype], names, narrow=cache_dtype)
+        return rows
 
     def check_exact(self) -> None:
         """Compare paged attention in the exact format. Raises Mismatch."""
@@ -148,10 +170,10 @@ class PagedTrial:
             if at and is_late and self._is_limited:
                 self._leave_out(f"the whole model after {at} of {WHOLE_STEPS} steps: {LIMIT}")
                 break
-            with self._times.of_whole():
+            with self._times.of_whole(), self._reference.skips.skipping(self._module):
                 got = self._run_plan(forward, step.plan)
             expected = self._reference.logits[step.with_logits]
-            worst = max(worst, logits_error(got, expected.to(got.device)))
+            worst = largest([worst, logits_error(got, expected.to(got.device))])
         log.info("the whole model checked against its own pass: off by %.2g", worst)
         if not worst <= limit:
             raise Mismatch(f"the served model's logits are off by {worst:.2g} (limit {limit})")
@@ -161,6 +183,11 @@ class PagedTrial:
         forward, size = self._forward(self._cache_dtype)
         with self._times.of_whole():
             self._run_plan(forward, next(iter(plan_schedule(self._reference.prompt, size))).plan)
+
+    def run_briefly(self) -> None:
+        """Run the schedule's first step without the layers that are late: these return inputs."""
+        with self._reference.skips.skipping(self._module):
+            self.run_once()
 
     def _keep_time(self) -> None:
         """After the time limit, check only the first layer of each variant."""
@@ -222,3 +249,7 @@ class PagedTrial:
             self.mixers.shapes, num_slots=2, device=self._device,
             least_dtype=exact if cache_dtype == exact else None,
         )  # fmt: skip
+
+
+def _span(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{len(names)} layers from {names[0]} to {names[-1]}"

@@ -146,8 +146,8 @@ def _prepare_paged(
         0 if paged.mixers is None else bytes_per_sequence(paged.mixers.shapes),
         mixers=paged.mixers, cache_dtype=cache_dtype, weight_bytes=size, phase=phase,
         kernels=paged.kernels, fallbacks=fallbacks.lines, cpu_kernels=cpu_kernels,
-        is_multimodal=read is not None, language_model=language_model, not_proved=paged.not_proved,
-        times=paged.times,
+        is_multimodal=read is not None, language_model=language_model, times=paged.times,
+        not_proved=(*paged.not_proved, *fallbacks.not_proved),
         image_tokens=max((stop - start for start, stop in prompt.whole_spans), default=0),
     )  # fmt: skip
 
@@ -169,6 +169,7 @@ def _prepare_decoder(
         module, module.config, dtype, device, decoder.shapes,
         kv_cache.bytes_per_token(decoder.shapes, dtype), weight_bytes=size, kernels=REFERENCE_ONLY,
         fallbacks=fallbacks.lines, cpu_kernels=cpu_kernels, decoder=decoder,
+        not_proved=fallbacks.not_proved,
     )  # fmt: skip
 
 
@@ -199,6 +200,7 @@ def _prepare_own(
     return LoadedModel(
         module, module.config, dtype, device, None, *needs, weight_bytes=parameter_bytes(module),
         is_multimodal=read is not None, cpu_kernels=cpu_kernels, fallbacks=fallbacks.lines,
+        not_proved=fallbacks.not_proved,
     )  # fmt: skip
 
 

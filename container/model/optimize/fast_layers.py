@@ -6,13 +6,13 @@ import torch
 from transformers import PreTrainedModel
 
 from container.model.attention.metadata import AttentionParams
+from container.model.checks.layer_trial import LayerTrial
 from container.model.fallbacks import TRY_ANOTHER_DTYPE
 from container.model.layers.cpu_linear import LinearFactory
 from container.model.layers.int8_linear import BatchPhase
 from container.model.layers.linear import MakeLinear, PlainLinear
 from container.model.optimize.fusing import fuse_decoder_layers
 from container.model.optimize.packing import pack
-from container.model.reference_check import LayerTrial
 
 # How to make the layers' linear layers, how to make the output layer, and whether with fewer bits.
 Chosen = tuple[MakeLinear, MakeLinear, bool]

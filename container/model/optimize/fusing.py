@@ -14,6 +14,7 @@ from torch import nn
 
 from container.errors import one_line
 from container.model.attention.metadata import AttentionParams
+from container.model.checks.layer_trial import LayerTrial
 from container.model.fallbacks import TRY_ANOTHER_DTYPE, Fallbacks
 from container.model.kernels.cpu import Kernels
 from container.model.layers.cpu_layer_ops import CpuLayerOps, fits_cpu_kernels
@@ -23,7 +24,6 @@ from container.model.layers.linear import (
     MakeLinear,
 )
 from container.model.layers.rms_norm import is_plain_rms_norm
-from container.model.reference_check import LayerTrial
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +34,11 @@ HEAD_NORMS = {"q_norm", "k_norm"}
 MLP_PARTS = {"gate_proj", "up_proj", "down_proj", "act_fn"}
 MakeOps = Callable[[LayerSpec], LayerOps]
 REMEDY = f"{TRY_ANOTHER_DTYPE}; if a compiler is missing, install it"
+REPORT = "no setting changes this; please report the model and this line"
+
+
+class _NotFusable(Exception):
+    """Layers with the family's parts have no fused form; the message is the reason."""
 
 
 def find_decoder_layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -63,7 +68,12 @@ def fuse_decoder_layers(
         if variant is not None and not checked:
             reason = f"disabled for {len(names)} layers, since none of their kind was checked"
             trial.fallbacks.add("fused layers", reason, "`not_proved` of /info says more")
-        make_ops = _choose_ops(model, checked, layer_attn_params, trial, make_exact, kernels)
+        try:
+            make_ops = _choose_ops(model, checked, layer_attn_params, trial, make_exact, kernels)
+        except _NotFusable as error:
+            reason = f"disabled for {len(names)} layers, since they cannot be built: {error}"
+            trial.fallbacks.add("fused layers", reason, REPORT)
+            continue
         if make_ops is None:
             continue
         for name in names:
@@ -83,7 +93,7 @@ def _choose_ops(
 ) -> MakeOps | None:
     """Choose the fastest accurate ops between the GEMMs of these layers; None if there are none.
 
-    The model's layers are unchanged afterwards.
+    The model's layers are unchanged afterwards. Raises _NotFusable.
     """
     layers = {name: model.get_submodule(name) for name in names}
     try:
@@ -92,8 +102,7 @@ def _choose_ops(
             for name, layer in layers.items()
         }
     except (RuntimeError, TypeError, ValueError, AttributeError) as error:
-        log.debug("fused layers not used: %s", error)
-        return None
+        raise _NotFusable(one_line(error)) from error
     try:
         for name, fused in fused_layers.items():
             _replace(model, name, fused)

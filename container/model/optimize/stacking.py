@@ -1,18 +1,21 @@
 """Stacks fused decoder layers, so that the CPU kernels run all of them in one call."""
 
+import logging
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
 
 from container.errors import one_line
+from container.model.checks.layer_trial import LayerTrial
 from container.model.fallbacks import TRY_ANOTHER_DTYPE
 from container.model.kernels.cpu import LANES, Kernels
 from container.model.layers.cpu_decoder import DecoderStack, cpu_linears
 from container.model.layers.cpu_layer_ops import CpuLayerOps
 from container.model.layers.cpu_linear import CpuLinear
 from container.model.layers.decoder_layer import FusedDecoderLayer
-from container.model.reference_check import LayerTrial
+
+log = logging.getLogger(__name__)
 
 
 @torch.inference_mode()
@@ -29,11 +32,12 @@ def stack_layers(
         fused = [layer for layer in layers if isinstance(layer, FusedDecoderLayer)]
         if kernels is None or not fused or len(fused) != len(layers):
             continue
-        if (
-            _can_stack(fused)
-            and _is_chain(fused, run)
-            and _is_stack_accurate(child, name, kernels, trial)
-        ):
+        obstacle = _obstacle(fused)
+        if obstacle is None and not _is_chain(fused, run):
+            obstacle = "a layer reads more than the output of the one before it"
+        if obstacle is not None:  # the kind of model or processor; nothing avoids it
+            log.info("layers run one by one instead of in one call: %s", obstacle)
+        elif _is_stack_accurate(child, name, kernels, trial):
             model.set_submodule(name, nn.ModuleList([DecoderStack(fused, kernels)]))
 
 
@@ -89,18 +93,18 @@ def _is_chain(layers: Sequence[FusedDecoderLayer], run: Callable[[], object]) ->
     return bool(inputs) and len(inputs) % len(layers) == 0
 
 
-def _can_stack(layers: Sequence[FusedDecoderLayer]) -> bool:
-    """Whether the kernels support every layer, and all have one shape."""
-    return all(map(_is_compiled, layers)) and len(set(map(_shape, layers))) == 1
-
-
-def _is_compiled(layer: FusedDecoderLayer) -> bool:
-    return (
-        isinstance(layer.ops, CpuLayerOps)
-        and layer.ops.is_silu
-        and all(isinstance(linear, CpuLinear) for linear in layer.linears)
-        and layer.down.in_features % LANES == 0
-    )
+def _obstacle(layers: Sequence[FusedDecoderLayer]) -> str | None:
+    """Return why the kernels do not support all layers in one call; None if they do."""
+    for layer in layers:
+        if not isinstance(layer.ops, CpuLayerOps):
+            return "the kernels do not support its attention or norms"
+        if not layer.ops.is_silu:
+            return "its activation is not SiLU"
+        if not all(isinstance(linear, CpuLinear) for linear in layer.linears):
+            return "PyTorch multiplies its weights, by this processor or their format"
+        if layer.down.in_features % LANES:
+            return f"its MLP's width is no multiple of {LANES}"
+    return None if len(set(map(_shape, layers))) == 1 else "its layers differ in shape"
 
 
 def _shape(layer: FusedDecoderLayer) -> tuple[object, ...]:

@@ -7,15 +7,18 @@ import torch
 from transformers import AutoTokenizer
 
 from container.model.attention.metadata import AttentionMetadata
+from container.model.checks import skipping
 from container.model.checks.check_times import CheckTimes
-from container.model.checks.layer_check import MAX_LAYERS, choose_layers
+from container.model.checks.layer_choice import MAX_HELD, MAX_LAYERS, choose_layers, group_layers
 from container.model.engine_loader import load_engine
+from container.model.execution.forward_pass import ForwardPass
+from container.model.layers.cpu_decoder import DecoderStack
 from container.model.loading import paged_trial
 from container.settings.engine import MemorySettings
 from container.settings.model import ModelSettings
 from container.settings.settings import Settings
 from tests.support.models import prepared, tiny_models
-from tests.support.models.faults import BF16, CPU, F32, change_result, is_refused
+from tests.support.models.faults import BF16, CPU, F32, Patch, change_result, is_refused
 from tests.support.servers import DEMO_MODEL
 
 
@@ -65,8 +68,64 @@ def test_a_fault_is_refused_within_any_time(monkeypatch: pytest.MonkeyPatch) -> 
     assert is_refused(_many_layers(), BF16)
 
 
+@pytest.fixture
+def late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give the model's own pass no time: layers that are not checked are left out of it."""
+    monkeypatch.setattr(paged_trial, "OWN_PASS_LIMIT_S", 0.0)
+
+
+@pytest.mark.usefixtures("late")
+@pytest.mark.parametrize("dtype", [F32, BF16])
+def test_a_late_own_pass_leaves_out_unchecked_layers(dtype: torch.dtype) -> None:
+    loaded = prepared.prepare(_many_layers().to(dtype), dtype, CPU)
+    assert (loaded.attention, loaded.fallbacks) == ("paged", ())
+    assert loaded.not_proved == (
+        "2 layers from model.layers.1 to model.layers.3 in passes of the whole model: beyond the "
+        "time limit of the checks",
+    )
+    stacks = [part for part in loaded.module.modules() if isinstance(part, DecoderStack)]
+    assert [len(stack.layers) for stack in stacks] == [5], "all layers serve"
+
+
+def _embed_the_next_ids(monkeypatch: pytest.MonkeyPatch) -> None:
+    call = ForwardPass._call
+    monkeypatch.setattr(ForwardPass, "_call", lambda self, ids, *args: call(self, ids + 1, *args))
+
+
+BETWEEN_LAYERS: dict[str, Patch] = {
+    "logits of the next id": change_result(
+        ForwardPass, "run", lambda logits, *_, **__: logits.roll(1, -1)
+    ),
+    "embeddings of the next id": _embed_the_next_ids,
+}
+
+
+@pytest.mark.usefixtures("late")
+@pytest.mark.parametrize("fault", BETWEEN_LAYERS)
+def test_a_fault_between_layers_is_refused_when_late(
+    fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    BETWEEN_LAYERS[fault](monkeypatch)
+    assert is_refused(_many_layers(), BF16)
+
+
+@pytest.mark.usefixtures("late")
+def test_layers_that_need_each_other_are_all_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def pass_on(*_: object, **__: object) -> torch.Tensor:
+        raise KeyError("what another layer leaves")
+
+    monkeypatch.setattr(skipping, "pass_on", pass_on)
+    loaded = prepared.prepare(_many_layers(), BF16, CPU)
+    assert (loaded.attention, loaded.not_proved) == ("paged", ())
+
+
+def test_layers_are_held_together_while_they_are_small() -> None:
+    sizes = {"a": MAX_HELD // 2, "b": MAX_HELD // 2, "c": 3 * MAX_HELD, "d": 1}
+    assert group_layers(sizes) == [["a", "b"], ["c"], ["d"]]
+
+
 def test_layers_of_a_kind_that_is_not_checked_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("container.model.checks.layer_check.MAX_LAYERS", 1)
+    monkeypatch.setattr("container.model.checks.layer_choice.MAX_LAYERS", 1)
     loaded = prepared.prepare(tiny_models.make("gemma3"), F32, CPU)
     assert loaded.attention == "paged"
     [part] = loaded.not_proved
