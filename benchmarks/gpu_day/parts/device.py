@@ -23,7 +23,8 @@ MODULES = (
     "container.model.engine_loader", "container.model.embedder_loader",
     "container.model.kernels.triton_attention", "container.model.layers.triton_layer_ops",
     "container.frontend.app", "container.lifecycle.supervisor", "container.grammar.client",
-    "container.handlers.worker_process", "tests.support.engines", "gpu",
+    "container.handlers.worker_process", "tests.support.engines",
+    "benchmarks.gpu",
 )  # fmt: skip
 # Of GPUs that attend with our kernel: a Llama, one with a window and a soft cap, one with sinks,
 # a cache of latents, biases by position.
