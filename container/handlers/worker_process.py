@@ -5,6 +5,7 @@ Each invocation runs in its own thread. WorkerReady tells the handler server the
 which never sends more invocations than that. Threads put their messages into a queue.
 """
 
+import contextlib
 import faulthandler
 import logging
 import os
@@ -63,6 +64,7 @@ class Worker:
         self._windows: dict[int, AnswerWindow] = {}
         self._outbox: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._bell, self._ring = socket.socketpair()
+        self._ring.setblocking(False)
         self._socket: zmq.SyncSocket = zmq.Context.instance().socket(zmq.DEALER)
         self._socket.setsockopt(zmq.IDENTITY, name.encode())
         self._socket.setsockopt(zmq.SNDHWM, 0)
@@ -111,21 +113,26 @@ class Worker:
     def _fail(self, error: ModelLoadError) -> None:
         self._put(WorkerFailed(error.message))
         self._failure = error
-        self._ring.send(b"x")
+        self._wake()
 
     def _put(self, message: FromWorker) -> None:
         if os.getpid() != self._pid:  # user code has forked, and the child came back, too
             os._exit(0)
         # Encoded here, since what user code has put into it may not be encodable.
         self._outbox.put(encode(message))
-        self._ring.send(b"x")
+        self._wake()
+
+    def _wake(self) -> None:
+        """Have the main thread look at the outbox; never waits, not even in the main thread."""
+        with contextlib.suppress(BlockingIOError):  # it has been rung, and not been heard yet
+            self._ring.send(b"x")
 
     def _send_all(self) -> None:
         for _ in range(MAX_SENT):
             if self._outbox.empty():
                 return
             self._socket.send(self._outbox.get())
-        self._ring.send(b"x")
+        self._wake()
 
     def _receive(self) -> None:
         while True:

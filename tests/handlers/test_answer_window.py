@@ -1,6 +1,7 @@
 """Streams of user code wait for their readers, and a fork of user code ends."""
 
 import os
+import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -47,3 +48,12 @@ def test_a_fork_of_user_code_does_not_answer() -> None:
         finally:
             os._exit(1)
     assert os.waitpid(child, 0)[1] == 0
+
+
+def test_waking_the_main_thread_never_waits() -> None:
+    worker = Worker.__new__(Worker)
+    heard, worker._ring = socket.socketpair()
+    with heard, worker._ring:
+        worker._ring.setblocking(False)
+        for _ in range(10_000):  # more than the pair holds
+            worker._wake()
