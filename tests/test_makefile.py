@@ -26,7 +26,9 @@ def _commands(*arguments: str, **environ: str) -> str:
 def test_bench_measures_the_model_that_is_named(
     arguments: list[str], environ: dict[str, str]
 ) -> None:
-    assert 'benchmarks.serving --model "/models/a b" --json' in _commands("bench", *arguments, **environ)
+    assert 'benchmarks.serving --model "/models/a b" --json' in _commands(
+        "bench", *arguments, **environ
+    )
 
 
 def test_bench_measures_random_weights_by_default() -> None:

@@ -1,6 +1,7 @@
 """Answers one request: finds the endpoint, plans the invocation, streams or joins, logs a line."""
 
 import asyncio
+import contextlib
 import json
 import logging
 import uuid
@@ -225,8 +226,9 @@ async def _send_stream(
         except CallFailed as failure:
             status, stats.error = failure.status, failure.message
             await response.write(error_event(stats.api, failure.status, failure.message))
-        await response.write_eof()
         stats.status = status  # until here the client may have left
+        with contextlib.suppress(ConnectionResetError):  # some leave when they have the last event
+            await response.write_eof()
     except ConnectionResetError:
         stats.error = "the client has disconnected"
     finally:

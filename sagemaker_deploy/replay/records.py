@@ -39,7 +39,7 @@ def read_records(source: str, from_s3: ReadS3 | None = None) -> list[Recorded]:
     texts = from_s3(source) if source.startswith("s3://") and from_s3 else _local(Path(source))
     records = []
     for name, text in texts:
-        for number, line in enumerate(text.splitlines(), 1):
+        for number, line in enumerate(text.split("\n"), 1):
             if line.strip():
                 records.append(parse_line(f"{name}:{number}", line))
     if not records:

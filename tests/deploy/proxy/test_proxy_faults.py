@@ -9,10 +9,13 @@ import anthropic
 import openai
 import pytest
 import requests
+from aiohttp import web
 
 from sagemaker_deploy.proxy.runtime.retries import RetrySettings
+from sagemaker_deploy.replay.records import read_records
 from tests.support.aws.local_sagemaker import Local
 from tests.support.aws.proxies import QUICK, proxying
+from tests.support.servers import wait_for
 
 
 def _ask(proxy: str, text: str, model: str = "tgi", **fields: Any) -> requests.Response:
@@ -82,6 +85,24 @@ def test_an_answer_that_cannot_be_recorded_is_not_lost(vendors: Local) -> None:
     with proxying(models, record=Path("/dev/full")) as proxy:
         assert _text(_ask(proxy, "a")) == "one two three"
         assert "[DONE]" in _ask(proxy, "a", stream=True).text
+
+
+def test_a_stream_is_recorded_although_its_client_left_at_the_end(
+    vendors: Local, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def leave(self: web.StreamResponse, data: bytes = b"") -> None:
+        raise ConnectionResetError("the client closed behind [DONE]")
+
+    monkeypatch.setattr(web.StreamResponse, "write_eof", leave)
+    record = tmp_path / "log.jsonl"
+    with proxying({"tgi": {"endpoint": "tgi", "container": "tgi"}}, record=record) as proxy:
+        body = {"model": "tgi", "messages": [{"role": "user", "content": "a"}], "stream": True}
+        url = f"{proxy}/v1/chat/completions"
+        with requests.post(url, json=body, stream=True, timeout=30) as answer:
+            assert any(b"[DONE]" in line for line in answer.iter_lines())
+        wait_for(lambda: record.read_text().endswith("\n"), 20, lambda: "nothing was recorded")
+    [line] = read_records(str(record))
+    assert line.answer["choices"][0]["message"]["content"] == "one two three"
 
 
 def test_a_clients_mistake_is_not_sent_again(proxy: str) -> None:

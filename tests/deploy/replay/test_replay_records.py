@@ -166,3 +166,12 @@ def test_a_report_has_the_counts_and_the_facts_that_differ() -> None:
     assert "b: 50.0% of the words, from 4 on" in lines
     assert "d: failed: HTTP 500" in lines
     json.dumps(report)
+
+
+def test_separators_within_texts_end_no_line(tmp_path: Path) -> None:
+    """Data capture may have them as they are; only a line feed ends a line of JSON Lines."""
+    body = json.dumps({"inputs": "a\u2028b\x85c"}, ensure_ascii=False)
+    line = json.dumps(json.loads(_capture(body, "JSON")), ensure_ascii=False)
+    (tmp_path / "a.jsonl").write_text(f"{line}\n")
+    [record] = read_records(str(tmp_path))
+    assert record.body == {"inputs": "a\u2028b\x85c"}
