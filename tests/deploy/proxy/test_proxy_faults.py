@@ -87,7 +87,7 @@ def test_an_answer_that_cannot_be_recorded_is_not_lost(vendors: Local) -> None:
         assert "[DONE]" in _ask(proxy, "a", stream=True).text
 
 
-def test_a_stream_is_recorded_although_its_client_left_at_the_end(
+def test_a_stream_is_recorded_though_its_client_left_at_the_end(
     vendors: Local, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def leave(self: web.StreamResponse, data: bytes = b"") -> None:
