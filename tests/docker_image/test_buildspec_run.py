@@ -16,9 +16,11 @@ from tests.support.image import codebuild, containers, ecr, stub_aws
 from tests.support.image.stub_aws import Registry
 from tests.support.servers import ROOT
 
-# One at least of integration, units, SDK and image each, as pytest fails where it collects none.
+# One at least of integration, of each half of the models, of units, SDK and image, as pytest fails
+# where it collects none.
 A_FEW_TESTS = (
-    '-k "changelog or ping_and_an_invocation or test_config or test_model_config or ping_is_200"'
+    '-k "changelog or ping_and_an_invocation or test_config or test_model_config or test_recorder'
+    ' or ping_is_200"'
 )
 REPOSITORY_URI = f"{stub_aws.HOST}/{stub_aws.REPOSITORY}"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
