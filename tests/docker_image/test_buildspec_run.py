@@ -107,7 +107,14 @@ def test_a_good_build_is_pushed_with_commit_and_digest(
     assert detail == {"ImageURI": f"{REPOSITORY_URI}@{registry.digest(TAG)}"}
     assert "STAGING_CONFIG is not set: nothing is deployed" in log
     reports = {path.name for path in (ROOT / "build" / "reports" / "tests").iterdir()}
-    assert reports == {"integration.xml", "model.xml", "units.xml", "sdk.xml", "image.xml"}
+    assert reports == {
+        "integration.xml",
+        "checks.xml",
+        "parts.xml",
+        "units.xml",
+        "sdk.xml",
+        "image.xml",
+    }
     assert (ROOT / "build" / "reports" / "coverage.xml").exists()
 
 
