@@ -130,7 +130,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     try:
         if text.lstrip().startswith("["):
             return list(json.loads(text))
-        return [json.loads(line) for line in text.splitlines() if line.strip()]
+        return [json.loads(line) for line in text.split("\n") if line.strip()]
     except ValueError as error:
         raise ValueError(f"{path} is neither JSON lines nor a JSON list: {error}") from None
 

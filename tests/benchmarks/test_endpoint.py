@@ -117,6 +117,7 @@ DATA = {
         "conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Yo"}]
     },
     "messages": {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3},
+    "separators that end no line": {"prompt": "Hi\u2028there\x85", "output_tokens": 3},
     "sharegpt, nothing asked": {"conversations": [{"from": "gpt", "value": "Yo"}]},
     "sharegpt, nothing at all": {"conversations": []},
 }
@@ -124,7 +125,7 @@ DATA = {
 
 def test_data_sets_of_other_tools(server: Server, tmp_path: Path) -> None:
     path = tmp_path / "data.jsonl"
-    path.write_text("\n".join(map(json.dumps, DATA.values())))
+    path.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in DATA.values()))
     as_list = tmp_path / "data.json"
     as_list.write_text(json.dumps([*DATA.values()]))
     for file in (path, as_list):
