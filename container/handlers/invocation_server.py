@@ -113,7 +113,8 @@ class HandlerServer(BackendServer):
             case Invoke():
                 self._admit(frontend_id, message)
             case Cancel(request_id):
-                self._cancel(frontend_id, request_id)
+                for internal_id in self._ids_of(frontend_id, request_id):
+                    self._cancel(internal_id)
             case Acknowledge(request_id, size):
                 for internal_id in self._ids_of(frontend_id, request_id):
                     self._tell_worker(internal_id, Acknowledge(internal_id, size))
@@ -131,11 +132,10 @@ class HandlerServer(BackendServer):
 
     def abort_frontend(self, frontend_id: bytes) -> int:
         """Cancel the invocations of a frontend that has left; return how many there were."""
-        found = self._pending.values()
-        numbers = [one.request_id for one in found if one.frontend_id == frontend_id]
-        for request_id in numbers:
-            self._cancel(frontend_id, request_id)
-        return len(numbers)
+        internal_ids = self._ids_of(frontend_id)
+        for internal_id in internal_ids:
+            self._cancel(internal_id)
+        return len(internal_ids)
 
     def status(self) -> HandlerStatus:
         """Return the status for frontends."""
@@ -165,19 +165,19 @@ class HandlerServer(BackendServer):
         self._pending[internal_id] = PendingInvocation(frontend_id, invoke.request_id, renamed)
         self._waiting.append(internal_id)
 
-    def _cancel(self, frontend_id: bytes, request_id: int) -> None:
-        for internal_id in self._ids_of(frontend_id, request_id):
-            if internal_id in self._waiting:
-                self._waiting.remove(internal_id)
-                del self._pending[internal_id]
-            # It counts as running until the worker answers.
-            self._tell_worker(internal_id, Cancel(internal_id))
+    def _cancel(self, internal_id: int) -> None:
+        if internal_id in self._waiting:
+            self._waiting.remove(internal_id)
+            del self._pending[internal_id]
+        self._tell_worker(internal_id, Cancel(internal_id))  # it runs until the worker answers
 
-    def _ids_of(self, frontend_id: bytes, request_id: int) -> list[int]:
-        """Return the invocation that a frontend knows by this number, if it is unfinished."""
-        key = (frontend_id, request_id)
-        found = self._pending.items()
-        return [number for number, one in found if (one.frontend_id, one.request_id) == key]
+    def _ids_of(self, frontend_id: bytes, request_id: int | None = None) -> list[int]:
+        """Return a frontend's unfinished invocations: all, or that of this number."""
+        return [
+            internal_id
+            for internal_id, pending in self._pending.items()
+            if pending.frontend_id == frontend_id and request_id in (None, pending.request_id)
+        ]
 
     def _tell_worker(self, internal_id: int, message: Cancel | Acknowledge) -> None:
         """Send a message to the worker that runs an invocation, if one does."""
