@@ -4,8 +4,10 @@ Each remedy is a pure function from a schema to one that describes the same to t
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
+
+from container.text.tool_calls.value_types import resolve
 
 Schema = dict[str, Any]
 Remedy = Callable[[Schema], Schema]
@@ -61,8 +63,8 @@ class _Inlining:
             return node
         ref = node.get("$ref")
         if isinstance(ref, str) and ref not in seen and len(seen) < MAX_DEPTH:
-            target = self._target(ref)
-            if target is not None and self._num_nodes < MAX_NODES:
+            target = resolve(ref, self._root) if ref.startswith("#/") else None
+            if isinstance(target, dict) and self._num_nodes < MAX_NODES:
                 siblings = {key: value for key, value in node.items() if key != "$ref"}
                 return self.inline(target | siblings, (*seen, ref))
         return {
@@ -70,28 +72,27 @@ class _Inlining:
             for key, value in node.items()
         }
 
-    def _target(self, ref: str) -> Schema | None:
-        target: Any = self._root
-        if not ref.startswith("#/"):
-            return None
-        for part in ref[2:].split("/"):
-            name = part.replace("~1", "/").replace("~0", "~")
-            target = target.get(name) if isinstance(target, dict) else None
-        return target if isinstance(target, dict) else None
-
 
 def merge_choices(schema: Schema) -> Schema:
     """List the properties of all branches at the top, where templates look for them."""
     merged = dict(schema)
-    for key in _CHOICES:
-        for choice in schema.get(key) or [] if isinstance(schema.get(key), list) else []:
-            branch = merge_choices(choice) if isinstance(choice, dict) else {}
-            if isinstance(properties := branch.get("properties"), dict):
-                merged["properties"] = properties | (merged.get("properties") or {})
-            if key == "allOf" and isinstance(branch.get("required"), list):
-                required = dict.fromkeys([*(merged.get("required") or []), *branch["required"]])
-                merged["required"] = list(required)
+    for key, choice in _choices(schema):
+        branch = merge_choices(choice)
+        if isinstance(properties := branch.get("properties"), dict):
+            merged["properties"] = properties | (merged.get("properties") or {})
+        if key == "allOf" and isinstance(branch.get("required"), list):
+            required = dict.fromkeys([*(merged.get("required") or []), *branch["required"]])
+            merged["required"] = list(required)
     return merged
+
+
+def _choices(schema: Schema) -> Iterator[tuple[str, Schema]]:
+    """Yield the schemas that a schema combines, with the keyword that combines them."""
+    for key in _CHOICES:
+        choices = schema.get(key)
+        for choice in choices if isinstance(choices, list) else []:
+            if isinstance(choice, dict):
+                yield key, choice
 
 
 def fill(schema: Schema) -> Schema:
@@ -104,10 +105,11 @@ def _with_object(schema: Schema) -> Schema:
 
 
 def _filled(schema: Schema) -> Schema:
-    schema = {key: value for key, value in schema.items() if value is not None or key in _DATA[:3]}
-    for key in ("required", "enum"):
-        if schema.get(key, ()) is None:
-            del schema[key]
+    schema = {
+        key: value
+        for key, value in schema.items()
+        if value is not None or key in ("const", "default")
+    }
     properties = schema.get("properties")
     if isinstance(properties, dict):
         schema["properties"] = {name: _described(child) for name, child in properties.items()}
@@ -127,12 +129,9 @@ def type_of(schema: Schema) -> str:
         return types
     if isinstance(types, list):
         return next((name for name in types if name != "null"), "null")
-    for key in _CHOICES:
-        choices = schema.get(key)
-        for choice in choices if isinstance(choices, list) else []:
-            name = type_of(choice) if isinstance(choice, dict) else "any"
-            if name not in ("null", "any"):
-                return name
+    for _, choice in _choices(schema):
+        if (name := type_of(choice)) not in ("null", "any"):
+            return name
     return "object" if "properties" in schema else "any"
 
 
