@@ -13,9 +13,7 @@ import torch
 from torch import nn
 
 from container.model.layers.linear import FastLinear
-
-# Outputs that are quantized at once: the numbers between stay in the processor's caches.
-ROWS_AT_ONCE = 64
+from container.model.layers.quantized_weight import ROWS_AT_ONCE
 
 
 def quantized(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -6,10 +6,8 @@ compute in a dtype; both are compared with PyTorch in the exact format, on the s
 """
 
 import itertools
-import sys
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -291,7 +289,3 @@ def _one_by_one(layers: list[FusedDecoderLayer]) -> Callable[..., torch.Tensor]:
 
 def _slot(blocks: list[int], position: int) -> int:
     return blocks[position // BLOCK] * BLOCK + position % BLOCK
-
-
-if __name__ == "__main__":
-    check(Kernels(Path(sys.argv[1])))

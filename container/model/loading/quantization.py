@@ -24,6 +24,7 @@ from container.errors import ConfigError, one_line
 from container.model.layers.int8_linear import BatchPhase
 from container.model.layers.quantized_weight import (
     GROUP_SIZE,
+    ROWS_AT_ONCE,
     can_quantize_to_int4,
     quantized_to_int4,
 )
@@ -31,8 +32,6 @@ from container.model.reference_check import Convert, Mismatch
 
 # The largest squared error of four bits, in multiples of that of even steps; scales are rounded.
 WORSE_THAN_EVEN = 1.1
-# Outputs that are rounded at once, so that the numbers between stay in the processor's caches.
-ROWS = 64
 
 INT8, INT4 = OWN_METHODS = ("int8", "int4")
 
@@ -153,7 +152,7 @@ def _through_int8(module: torch.nn.Module, name: str, weight: torch.Tensor) -> t
     if type(module) is not torch.nn.Linear or name != "weight":
         return weight
     rounded = torch.empty_like(weight)
-    for rows, out in zip(weight.split(ROWS), rounded.split(ROWS), strict=True):
+    for rows, out in zip(weight.split(ROWS_AT_ONCE), rounded.split(ROWS_AT_ONCE), strict=True):
         step = rows.abs().amax(1, keepdim=True) / 127
         out.copy_(torch.where(step > 0, (rows / step).round() * step, rows))
     return rounded
