@@ -1,6 +1,7 @@
 """Folders that a client names, files of models, and small files that must survive a crash."""
 
 import contextlib
+import itertools
 import json
 import os
 import stat
@@ -76,6 +77,19 @@ def find_special(folder: Path) -> str | None:
     """
     paths = (path for path in _model_files(folder) if _problem(path) == SPECIAL)
     return next((f"{path} {SPECIAL}" for path in paths), None)
+
+
+def file_sizes(folder: Path, limit: int | None = None) -> Iterator[tuple[str, int]]:
+    """Yield the names and sizes of the files in a folder, among its first `limit` names.
+
+    Those that this server's user may not look at are left out, and links to nowhere.
+    """
+    paths = ((parent, name) for parent, _, names in os.walk(folder) for name in names)
+    for parent, name in itertools.islice(paths, limit):
+        with contextlib.suppress(OSError):
+            status = os.stat(os.path.join(parent, name))
+            if stat.S_ISREG(status.st_mode):
+                yield name, status.st_size
 
 
 def _model_files(folder: Path) -> Iterator[Path]:

@@ -4,11 +4,8 @@ Reads files and the environment, loads nothing. A probable mistake is a warning 
 remedy.
 """
 
-import contextlib
 import difflib
 import importlib.metadata
-import os
-import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +14,7 @@ from typing import Any
 import psutil
 
 from container.errors import ConfigError
-from container.files import WEIGHT_SUFFIXES, read_json
+from container.files import WEIGHT_SUFFIXES, file_sizes, read_json
 from container.handlers.user_code import find_code, missing_code
 from container.lifecycle.other_handlers import other_handlers
 from container.machine import Gpu, free_memory_bytes
@@ -154,7 +151,7 @@ def _files(folder: Path) -> Iterator[ReportLine]:
     inner = model_root(folder)
     if inner != folder:
         yield ReportLine(f"the model's files are in the folder {inner.name} of the archive")
-    sizes = list(_sizes(inner))
+    sizes = list(file_sizes(inner))
     weights = [size for name, size in sizes if name.endswith(WEIGHT_SUFFIXES)]
     size = sum(weights)
     config = _config(inner)
@@ -201,16 +198,6 @@ def _additional_data() -> Iterator[ReportLine]:
     if ADDITIONAL_DATA.is_dir():
         channels = ", ".join(sorted(path.name for path in ADDITIONAL_DATA.iterdir()))
         yield ReportLine(f"additional model data: {channels or 'none'}")
-
-
-def _sizes(folder: Path) -> Iterator[tuple[str, int]]:
-    """Yield the names and sizes of the files that this server's user may look at."""
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            with contextlib.suppress(OSError):
-                status = os.stat(os.path.join(parent, name))
-                if stat.S_ISREG(status.st_mode):
-                    yield name, status.st_size
 
 
 def _config(folder: Path) -> dict[str, Any]:

@@ -5,10 +5,7 @@ process only starts servers, forwards requests and ends servers. It checks the f
 loads a model: SageMaker answers status 507 by unloading another model and trying again.
 """
 
-import contextlib
-import itertools
 import logging
-import os
 import subprocess
 import time
 from collections.abc import Callable, Mapping
@@ -22,6 +19,7 @@ from container.errors import (
     NotFound,
     Unavailable,
 )
+from container.files import WEIGHT_SUFFIXES, file_sizes
 from container.frontend.generation.offloading import Offload, call
 from container.frontend.multi_model.model_server import ModelServer, load_error, start_server
 from container.ipc.health import is_healthy
@@ -34,7 +32,7 @@ STOP_S = 35.0
 EXIT_S = 2
 # Memory of a model besides its weights: torch, buffers and a small cache.
 OVERHEAD_BYTES = 700 * 2**20
-WEIGHTS = (".safetensors", ".bin", ".gguf", ".pt")
+WEIGHTS = (*WEIGHT_SUFFIXES, ".pt")
 # Files of a folder that are looked at: more are no model.
 MAX_FILES = 10_000
 # Of a model's name, which is a part of a path.
@@ -105,7 +103,7 @@ class Models:
             try:
                 self.check_ready()  # a drain that began meanwhile does not know this server
                 self._wait(server)
-            except BaseException:
+            except BaseException:  # raised again: also what ends this request's greenlet
                 self._end(server)
                 raise
         finally:
@@ -191,13 +189,8 @@ def _needed_bytes(folder: Path) -> int | None:
     """Return the memory that the model in a folder needs; None if there is no such folder."""
     if not _is_folder(folder):
         return None
-    needed = OVERHEAD_BYTES
-    paths = (Path(root, name) for root, _, names in os.walk(folder) for name in names)
-    for path in itertools.islice(paths, MAX_FILES):
-        if path.suffix in WEIGHTS:
-            with contextlib.suppress(OSError):  # a link to nowhere, for the model's server to name
-                needed += path.stat().st_size
-    return needed
+    sizes = file_sizes(folder, MAX_FILES)
+    return OVERHEAD_BYTES + sum(size for name, size in sizes if name.endswith(WEIGHTS))
 
 
 def _is_folder(path: Path) -> bool:

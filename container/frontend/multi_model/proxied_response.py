@@ -39,7 +39,7 @@ class ProxiedResponse:
         except (OSError, http.client.HTTPException) as error:
             self._connection.close()
             raise self._lost(error) from error
-        except BaseException:
+        except BaseException:  # raised again: a client that left, or the end of the greenlet
             self._connection.close()
             raise
         self.status = self._response.status
